@@ -1,0 +1,1 @@
+"""From image tags to the pixels behind them: see `wsss.transforms`."""

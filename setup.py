@@ -1,0 +1,40 @@
+"""Metadata of `wsss`; Dataflow ships the package with `--setup_file ./setup.py`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="wsss",
+    version="0.1.0",
+    description="From image tags to segmentation masks: Keras models, an Apache Beam pipeline, and the way between.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["wsss", "wsss.*", "pipelines", "pipelines.*"]),
+    install_requires=[
+        "tensorflow>=2.18",  # the backend that is shipped; tf.data and tf.distribute
+        "keras>=3.8",
+        "apache-beam[gcp]>=2.65",  # the pipeline; gcp: Dataflow and gs://
+        "tensorflow-datasets>=4.9.7",  # the format on disk
+        "google-cloud-storage>=2.14",
+        "numpy>=1.26",
+        "numba>=0.61",  # the compiled kernels of dense CRF and random walk: wheels, no compiler
+        "scipy>=1.11",
+        "pillow>=10.1",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "opencv-python-headless>=4.9",  # the published snippet reads its image with cv2
+            "gcp-storage-emulator>=2024.8.3",  # gs:// on loopback
+            "ruff>=0.6",
+        ],
+        "jax": ["jax>=0.4.30"],
+        "torch": ["torch>=2.2"],
+    },
+)

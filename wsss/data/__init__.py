@@ -1,0 +1,1 @@
+"""Collections, the record format, and tf.data input."""

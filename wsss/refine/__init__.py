@@ -1,0 +1,1 @@
+"""Refinement of one image at a time on the CPU: arrays in, arrays out."""

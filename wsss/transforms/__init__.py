@@ -1,0 +1,1 @@
+"""Beam PTransforms: read, predict, refine, write, score."""
