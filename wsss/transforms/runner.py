@@ -82,11 +82,6 @@ def _local_runner(options):
     from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-    mode = options.view_as(DirectOptions).direct_running_mode
-    if mode not in _LOCAL_MODES:  # Beam would take any other word for in_memory
-        raise UserError(
-            f"`--direct_running_mode` must be one of {', '.join(_LOCAL_MODES)}. Received: {mode}."
-        )
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
