@@ -1,6 +1,8 @@
 """What every test shares: where the data beside the project lies."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,31 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no real photographs at {folder}; set WSSS_SHARED")
     return folder
+
+
+def _split_cpu():
+    """Two logical CPUs for the tests of replicas; TensorFlow allows it only before its first operation."""
+    import tensorflow as tf
+
+    cpus = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_collection_finish(session):
+    """Split the CPU between collection and the first test, if a collected module has imported TensorFlow."""
+    if "tensorflow" in sys.modules:
+        with contextlib.suppress(RuntimeError):  # a module ran an operation while it was imported
+            _split_cpu()
+
+
+@pytest.fixture(scope="session")
+def two_devices():
+    """Names of two logical CPUs, for `tf.distribute.MirroredStrategy(two_devices)`."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):
+        _split_cpu()
+    devices = tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        pytest.skip("TensorFlow was started before its CPU could be split in two")
+    return [device.name for device in devices[:2]]
