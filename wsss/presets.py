@@ -75,7 +75,8 @@ def _published(preset: Preset) -> Preset:
     """The same protocol as its released code really trains.
 
     The weight decay is handed to the optimizer in the position of the momentum, which makes the momentum
-    equal to it; the decay itself arrives through the parameter groups. The authors confirm that 0.9 was meant.
+    equal to it; the decay itself arrives through the parameter groups. The authors confirm that 0.9 was
+    meant.
     """
     return dataclasses.replace(
         preset,
