@@ -1,0 +1,209 @@
+"""Class activation maps of photographs at several scales, each with its mirror, around a trained model.
+
+TensorFlow and Keras are imported when a predictor is made, not when this module is.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from wsss import files
+from wsss.errors import UserError
+from wsss.seeds import scaled_size
+
+CAMS = ("refined_cam", "cam")
+
+
+class Prediction(NamedTuple):
+    """What the network says about one image.
+
+    Attributes:
+        cams: one float32 array `(classes, h, w)` a scale, at feature resolution: the CAM of the image plus
+            the flipped-back CAM of its mirror.
+        scaled_sizes: `(height, width)` of the image at each scale, as the network saw it.
+        scores: float32 `(classes,)`, the classifier's scores, mean over all scales and mirrors.
+    """
+
+    cams: tuple[np.ndarray, ...]
+    scaled_sizes: tuple[tuple[int, int], ...]
+    scores: np.ndarray
+
+
+class CamPredictor:
+    """Predicts multi-scale mirrored CAMs; `predict` is all that there is to call.
+
+    What makes it faster than a loop over images, scales and mirrors, with the same numbers:
+
+    - One forward pass gives the CAM and the classifier's scores.
+    - Images of one shape and their mirrors share a batch, and a mirror is flipped back and added on the
+      device. Shapes are never padded to one another: that would change the values at the borders.
+    - The compiled function accepts any batch and image size: a collection of mixed sizes is traced once.
+    - Maps leave the device at feature resolution; `wsss.seeds.merge_scales` up-samples present classes only.
+    - Independent batches run on several threads and fill the gaps of one another.
+
+    The network's order of work depends on the images given and on nothing else, so that results repeat.
+
+    Args:
+        model: what `keras.models.load_model` gives for a trained run: an object with the Keras models
+            `refined_cam`, `cam` and `classifier` on float32 images `(batch, height, width, 3)` in [0, 1].
+        scales: factors on the size of the image, each > 0.
+        mirror: whether the mirrored image is predicted too.
+        cam: `"refined_cam"` or `"cam"`, the map that is read out.
+        max_side: images with a longer side are shrunk to it before the scales apply, 0 never shrinks;
+            the published code never does, but a 12 megapixel photograph at scale 2 fits no accelerator.
+        pixels_at_once: most pixels in one call of the network, mirrors included; one image may exceed it.
+        threads: batches that are in work at once.
+
+    Raises:
+        UserError: the model has no such parts, or accepts one image size only, or not three channels.
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
+        mirror=True,
+        cam="refined_cam",
+        max_side=1024,
+        pixels_at_once=1 << 21,
+        threads=2,
+    ):
+        self._forward, self.classes = _compile(model, cam, mirror)
+        self._scales = tuple(scales)
+        self._mirrors = 2 if mirror else 1
+        self._max_side = max_side
+        self._pixels_at_once = pixels_at_once
+        self._pool = ThreadPoolExecutor(threads)
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Predicts CAMs and scores of images that all have one shape.
+
+        Args:
+            images: uint8 arrays `(height, width, 3)`.
+
+        Returns:
+            One `Prediction` an image, in order.
+
+        Raises:
+            ValueError: the images differ in shape.
+        """
+        if not images:
+            return []
+        if len({image.shape for image in images}) > 1:
+            raise ValueError("`images` must have one shape; group them first.")
+        size = images[0].shape[:2]
+        shrink = min(1.0, self._max_side / max(size)) if self._max_side else 1.0
+        scaled_sizes = tuple(scaled_size(size, shrink * scale) for scale in self._scales)
+
+        calls = []
+        for scale_index, target in enumerate(scaled_sizes):
+            at_once = max(1, self._pixels_at_once // (self._mirrors * target[0] * target[1]))
+            for start in range(0, len(images), at_once):
+                calls.append((scale_index, start, target, images[start : start + at_once]))
+        calls.sort(key=lambda call: -call[2][0] * call[2][1] * len(call[3]))  # the longest first
+        outputs = dict(self._pool.map(self._call, calls))
+
+        scales = range(len(scaled_sizes))
+        parts = [[outputs[key] for key in sorted(outputs) if key[0] == scale] for scale in scales]
+        cams = [np.concatenate([cam for cam, _ in part]) for part in parts]
+        scores = np.mean([np.concatenate([score for _, score in part]) for part in parts], axis=0)
+        return [
+            Prediction(tuple(cams[scale][index] for scale in scales), scaled_sizes, scores[index])
+            for index in range(len(images))
+        ]
+
+    def _call(self, call):
+        scale_index, start, target, images = call
+        batch = np.stack([_resize(image, target) for image in images])
+        cams, scores = self._forward(batch)
+        return (scale_index, start), (np.ascontiguousarray(np.moveaxis(cams.numpy(), -1, 1)), scores.numpy())
+
+
+def load_predictor(path, **options):
+    """A `CamPredictor` for a `.keras` file, local or remote; `options` are its keyword arguments.
+
+    Raises:
+        UserError: the file is missing, or is no model of this package.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    import wsss.models  # noqa: F401  registers the classes that the file names
+
+    with _local_copy(path) as local:
+        try:
+            model = keras.models.load_model(local, compile=False)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise UserError(f"`{path}` is no trained model: {str(error).splitlines()[0]}") from error
+    return CamPredictor(model, **options)
+
+
+def _compile(model, cam, mirror):
+    """One traced function, uint8 images -> (summed CAM, mean scores), and the number of classes."""
+    import keras
+    import tensorflow as tf
+
+    if cam not in CAMS:
+        raise UserError(f"`cam` must be one of {', '.join(CAMS)}. Received: {cam!r}.")
+    missing = [name for name in (cam, "classifier") if not hasattr(model, name)]
+    if missing:
+        raise UserError(f"The model has no `{missing[0]}`: it is no SEAM or Pixel2Prototype model.")
+    cam_model, classifier = getattr(model, cam), model.classifier
+    shape = tuple(cam_model.input_shape)[1:]
+    if shape != (None, None, 3):
+        raise UserError(
+            "The model must accept RGB images of any size, `Input((None, None, 3))`. "
+            f"Received a model for images of shape {shape}."
+        )
+    inputs = cam_model.inputs[0]
+    if classifier.inputs[0] is inputs:
+        network = keras.Model(inputs, [cam_model.outputs[0], classifier.outputs[0]])
+    else:
+
+        def network(images, training):
+            return cam_model(images, training=training), classifier(images, training=training)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False)
+    def forward(images):
+        count = tf.shape(images)[0]
+        if mirror:
+            images = tf.concat([images, tf.reverse(images, [2])], axis=0)
+        cams, scores = network(tf.cast(images, tf.float32) / 255, training=False)
+        cams, scores = tf.cast(cams, tf.float32), tf.cast(scores, tf.float32)
+        if mirror:
+            cams = cams[:count] + tf.reverse(cams[count:], [2])
+            scores = (scores[:count] + scores[count:]) / 2
+        return cams, scores
+
+    return forward, int(classifier.output_shape[-1])
+
+
+def _resize(image, size):
+    """Pillow's bicubic with antialiasing, as in the published code; uint8 in and out."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+@contextlib.contextmanager
+def _local_copy(path):
+    if not files.exists(path):
+        raise UserError(f"There is no model at `{path}`.")
+    if not files.is_remote(path):
+        yield os.fspath(path)
+        return
+    folder = tempfile.mkdtemp(prefix="wsss-model-")
+    try:
+        local = os.path.join(folder, "model.keras")
+        files.copy(path, local)
+        yield local
+    finally:
+        shutil.rmtree(folder)
