@@ -1,0 +1,200 @@
+"""Images and masks as bytes: what is accepted, and how it is decoded."""
+
+import io
+import struct
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 64_000_000
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")  # what TensorFlow decodes; MPO is a JPEG with extras
+_ORIENTATION_TAG = 0x0112
+
+
+class BadImage(ValueError):
+    """An image or a mask that cannot be used.
+
+    Attributes:
+        reason: a word for the kind of fault, such as `corrupt`.
+        detail: what was found.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, reason, detail, remedy):
+        super().__init__(f"{detail} {remedy}")
+        self.reason, self.detail, self.remedy = reason, detail, remedy
+
+    def __reduce__(self):
+        return BadImage, (self.reason, self.detail, self.remedy)
+
+
+class ImageFacts(NamedTuple):
+    """Size in pixels of the upright image, and the EXIF orientation (1..8) of the stored one."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+def inspect_image(data, max_pixels=MAX_PIXELS):
+    """Decodes an encoded image to see that it can be used.
+
+    Args:
+        data: bytes of an image file.
+        max_pixels: int, the largest area that is accepted.
+
+    Returns:
+        `ImageFacts`.
+
+    Raises:
+        BadImage: zero bytes, corrupt, animated, CMYK, 16 bits, too large, or a format that TensorFlow does
+            not decode.
+    """
+    if not data:
+        raise BadImage("zero_byte", "The file is empty.", "Copy it again.")
+    with _open(data) as image:
+        if image.format not in _FORMATS:
+            raise BadImage("format", f"The format is {image.format}.", "Convert it to JPEG or PNG.")
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImage(
+                "huge", f"It has {width}x{height} pixels, more than {max_pixels}.", "Shrink or tile it."
+            )
+        if image.format in ("GIF", "PNG") and getattr(image, "n_frames", 1) > 1:
+            raise BadImage("animated", f"It has {image.n_frames} frames.", "Extract one frame.")
+        if image.mode == "CMYK":
+            raise BadImage("cmyk", "Its colours are CMYK.", "Convert it to RGB.")
+        if image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
+            raise BadImage("sixteen_bit", "It has 16 bits or more a channel.", "Convert it to 8 bits.")
+        if image.format == "BMP" and image.mode != "RGB":
+            raise BadImage("format", f"A BMP of mode {image.mode}.", "Convert it to JPEG or PNG.")
+        orientation = _orientation(image)
+        _load(image)
+    if orientation >= 5:
+        height, width = width, height
+    return ImageFacts(height, width, orientation)
+
+
+def decode_image(data, orientation=None):
+    """Decodes an image to upright RGB.
+
+    Args:
+        data: bytes of an image file.
+        orientation: EXIF orientation to undo, 1..8; None reads it from the image.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        BadImage: the bytes cannot be decoded.
+    """
+    if not data:
+        raise BadImage("zero_byte", "The file is empty.", "Copy it again.")
+    with _open(data) as image:
+        if orientation is None:
+            orientation = _orientation(image)
+        _load(image)
+        return np.ascontiguousarray(upright(np.asarray(image.convert("RGB")), orientation))
+
+
+def decode_mask(data):
+    """Decodes a mask of palette indices or grey values, uint8 (height, width).
+
+    Raises:
+        BadImage: the bytes cannot be decoded, or hold colours instead of one number a pixel.
+    """
+    if not data:
+        raise BadImage("mask_corrupt", "The mask's file is empty.", "Copy it again.")
+    with _open(data, "mask_corrupt") as image:
+        if image.format == "JPEG":
+            raise BadImage("mask_format", "The mask is a JPEG.", "Its numbers are not exact: save it as PNG.")
+        if image.mode not in ("P", "L", "1"):
+            raise BadImage(
+                "mask_format",
+                f"The mask has mode {image.mode}.",
+                "Save one 8-bit number a pixel (palette or grey PNG).",
+            )
+        _load(image, "mask_corrupt")
+        return np.array(image, np.uint8)
+
+
+def encode_mask(mask, palette=None):
+    """Encodes a mask as PNG; equal masks give equal bytes.
+
+    Args:
+        mask: uint8 (height, width).
+        palette: uint8 (256, 3), the colour shown for each number, or None for a grey PNG.
+    """
+    mask = np.asarray(mask)
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise ValueError(f"`mask` must be uint8 (height, width). Received: {mask.dtype} {mask.shape}.")
+    image = Image.fromarray(mask)
+    if palette is not None:
+        image = image.convert("P")
+        image.putpalette(np.asarray(palette, np.uint8).tobytes())
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
+def voc_palette():
+    """The colours of PASCAL VOC's masks, uint8 (256, 3): the bits of the index, spread over R, G and B."""
+    index = np.arange(256, dtype=np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((index >> channel) & 1) << (7 - bit)
+        index >>= 3
+    return palette
+
+
+def upright(array, orientation):
+    """Turns stored pixels, whose first axes are height and width, the way an EXIF orientation (1..8) says."""
+    if orientation >= 5:
+        array = np.swapaxes(array, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def stored_size(data):
+    """(height, width) in an image's header, without regard to its orientation."""
+    with _open(data) as image:
+        return image.size[::-1]
+
+
+def _open(data, reason="corrupt"):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` is our own limit
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise BadImage("huge", f"{error}", "Shrink or tile it.") from error
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise what they happen to meet: a bad file must not stop a job
+        raise BadImage(reason, f"No image can be read from its {len(data)} bytes.", "Replace it.") from error
+
+
+def _load(image, reason="corrupt"):
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise BadImage(reason, f"It cannot be decoded: {_sanitised(error)}.", "Replace it.") from error
+
+
+def _orientation(image):
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1  # damaged EXIF in an image that is fine
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _sanitised(error):
+    """The error's text without object addresses, so that two runs write the same."""
+    return str(error).split(" at 0x")[0].split("<_io")[0].strip(" .'") or type(error).__name__
