@@ -1,0 +1,275 @@
+"""Pixel-to-prototype contrast (PPC) between two views of the same images.
+
+Source: Du et al., "Weakly Supervised Semantic Segmentation by Pixel-to-Prototype Contrast", CVPR 2022,
+section 3, and the released code.
+
+Pixels of both views lie on one small grid and are numbered in row-major order of (batch, row, column);
+class 0 is the background. Prototypes and pseudo labels carry no gradient. The features of absent
+classes and of the background deserve a note: the released code takes the background's prototype from
+the first pixels of the batch (its score is one constant, so all are ties) and gives classes that no
+image has a prototype too. `repaired=True` takes the background from the pixels with the least
+foreground, and leaves absent classes out of prototypes and denominators.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from wsss.ops.cam import background_score, mask_classes, min_max_normalize
+from wsss.ops.resize import resize_bilinear
+
+ABSENT = -1e9  # similarity to a prototype that does not exist: its exponential is 0
+
+
+class ContrastView(NamedTuple):
+    """What the contrast reads of one view, at any resolution."""
+
+    projection: Any  # float (batch, height, width, channels)
+    refined_cam: Any  # float (batch, height, width, K), raw, foreground only
+
+
+class Contrast(NamedTuple):
+    """The three terms, each a float scalar, not yet weighted."""
+
+    cross_prototype: Any
+    cross_cam: Any
+    intra_view: Any
+
+
+class Prototypes(NamedTuple):
+    """One unit vector for each class."""
+
+    vectors: Any  # float32 (K + 1, channels)
+    pixels: Any  # int32 (K + 1, count): the pixels that each is the mean of
+    exists: Any  # bool (K + 1,)
+
+
+def pixel_prototype_contrast(
+    view,
+    other,
+    image_labels,
+    *,
+    sampled=(None, None),
+    seed=None,
+    grid=(16, 16),
+    background_threshold=0.2,
+    pixels_per_prototype=32,
+    temperature=0.1,
+    negative_ranks=(3, 13),
+    hard_pixel_rate=0.6,
+    repaired=False,
+):
+    """All terms of pixel-to-prototype contrast for a pair of views that show the same pixels.
+
+    Args:
+        view: `ContrastView`.
+        other: `ContrastView`; after resizing to `grid`, its pixels must be those of `view`.
+        image_labels: float 0/1 (batch, K).
+        sampled: for each view bool (batch * grid,), the pixels taken in addition to the hard ones in
+            the intra-view term, or None: half of each class, by `sample_half(…, seed)`.
+        seed: int, `keras.random.SeedGenerator`, or None: see `sample_half`.
+        grid: `(height, width)` to which all maps are resized (aligned corners).
+        background_threshold: in [0, 1], the background's score at every pixel.
+        pixels_per_prototype: >= 1, see `estimate_prototypes`.
+        temperature: > 0.
+        negative_ranks: see `intra_view_contrast`.
+        hard_pixel_rate: see `intra_view_contrast`.
+        repaired: whether to repair the background's prototype and leave out absent classes; see the
+            module.
+
+    Returns:
+        `Contrast`.
+    """
+    views = []
+    for maps in (view, other):
+        scores = class_scores(maps.refined_cam, background_threshold, grid)
+        features = _flatten(resize_bilinear(ops.cast(maps.projection, "float32"), grid, align_corners=True))
+        labels = pseudo_labels(scores, image_labels)
+        prototypes = estimate_prototypes(features, scores, image_labels, pixels_per_prototype, repaired)
+        views.append((_unit(features), labels, prototypes))
+    (pixels1, labels1, prototypes1), (pixels2, labels2, prototypes2) = views
+
+    def cross(pixels, labels, prototypes):
+        return prototype_contrast(pixels, labels, prototypes, temperature)
+
+    def intra(pixels, labels, prototypes, sampled):
+        sampled = sample_half(labels, seed) if sampled is None else sampled
+        ranks = {"negative_ranks": negative_ranks, "hard_pixel_rate": hard_pixel_rate}
+        return intra_view_contrast(pixels, labels, prototypes, sampled, temperature, **ranks)
+
+    return Contrast(
+        cross_prototype=(cross(pixels1, labels1, prototypes2) + cross(pixels2, labels2, prototypes1)) / 2,
+        cross_cam=(cross(pixels1, labels2, prototypes1) + cross(pixels2, labels1, prototypes2)) / 2,
+        intra_view=(intra(*views[0], sampled[0]) + intra(*views[1], sampled[1])) / 2,
+    )
+
+
+def class_scores(refined_cam, background_threshold=0.2, grid=(16, 16)):
+    """Scores of background and classes on the grid, without gradient.
+
+    Args:
+        refined_cam: float (batch, height, width, K), raw, foreground only.
+        background_threshold: the background's score, at every pixel.
+        grid: `(height, width)` of the result.
+
+    Returns:
+        float32 (batch, *grid, K + 1): `min_max_normalize` of the resized maps behind channel 0.
+    """
+    cam = ops.stop_gradient(ops.cast(refined_cam, "float32"))
+    scores = min_max_normalize(resize_bilinear(cam, grid, align_corners=True))
+    return ops.concatenate([ops.full_like(scores[..., :1], background_threshold), scores], axis=-1)
+
+
+def pseudo_labels(scores, image_labels):
+    """Class of each pixel: the highest score among background and the classes of its image.
+
+    Args:
+        scores: float (batch, height, width, K + 1), of `class_scores`.
+        image_labels: float 0/1 (batch, K).
+
+    Returns:
+        int32 (batch * height * width,), 0 = background.
+    """
+    masked = mask_classes(scores, _with_background(image_labels))
+    return ops.cast(ops.argmax(_flatten(masked), axis=-1), "int32")
+
+
+def estimate_prototypes(features, scores, image_labels, count=32, repaired=False):
+    """Prototype of each class: the mean, weighted by score, of the pixels that score highest.
+
+    Equal scores are taken in the order of the pixels, on every backend.
+
+    Args:
+        features: float (pixels, channels), not normalised.
+        scores: float (batch, height, width, K + 1), of `class_scores`.
+        image_labels: float 0/1 (batch, K); read only where `repaired`.
+        count: pixels a prototype, whatever the batch size.
+        repaired: see the module.
+
+    Returns:
+        `Prototypes`, without gradient.
+    """
+    features = ops.stop_gradient(features)
+    exists = ops.ones((scores.shape[-1],), "bool")
+    if repaired:
+        labels = _with_background(image_labels)
+        exists = ops.any(labels > 0, axis=0)
+        foreground = ops.relu(mask_classes(scores, labels)[..., 1:])
+        scores = ops.concatenate([background_score(foreground), foreground], axis=-1)
+    scores = ops.transpose(_flatten(scores))
+    # `top_k` leaves the order of ties to the backend; sorting is stable on all of them.
+    pixels = ops.cast(ops.argsort(-scores, axis=-1)[:, :count], "int32")
+    weights = ops.take_along_axis(scores, pixels, axis=-1)
+    if repaired:
+        weights = weights + keras.config.epsilon()  # pixels without any score: a plain mean, not 0 / 0
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    vectors = ops.sum(ops.take(features, pixels, axis=0) * weights[..., None], axis=1) / total
+    return Prototypes(_unit(vectors), pixels, exists)
+
+
+def prototype_contrast(pixels, labels, prototypes, temperature=0.1):
+    """Noise-contrastive loss: each pixel against the prototype of its class among all of them.
+
+    Args:
+        pixels: float (pixels, channels), of length 1.
+        labels: int (pixels,).
+        prototypes: `Prototypes`.
+        temperature: > 0.
+
+    Returns:
+        float scalar, the mean over the pixels.
+    """
+    logits = _similarity(pixels, prototypes) / temperature
+    return ops.mean(ops.logsumexp(logits, axis=-1) - _at_label(logits, labels))
+
+
+def intra_view_contrast(
+    pixels, labels, prototypes, sampled, temperature=0.1, *, negative_ranks=(3, 13), hard_pixel_rate=0.6
+):
+    """Contrast within a view, on half of each class's pixels at random and as many hard ones.
+
+    Negatives are semi-hard: the prototypes at `negative_ranks` of similarity to the pixel. As published, the
+    pixel's own prototype may be among them and then counts twice. A class with one pixel adds nothing
+    but counts as a class.
+
+    Args:
+        pixels: float (pixels, channels), of length 1.
+        labels: int (pixels,).
+        prototypes: `Prototypes` of the same view.
+        sampled: bool (pixels,), half (rounded down) of the pixels of each class.
+        temperature: > 0.
+        negative_ranks: `(first, end)`, 0 = most similar; clipped to the number of prototypes.
+        hard_pixel_rate: in [0.5, 1]: of the pixels of a class, sorted by similarity to their prototype,
+            the least similar share within which the hard half ends.
+
+    Returns:
+        float scalar: the sum over classes of the mean over their chosen pixels, by present classes.
+    """
+    similarity = _similarity(pixels, prototypes)
+    positive = _at_label(similarity, labels)
+    first, end = negative_ranks
+    ranked = ops.top_k(similarity, min(end, similarity.shape[-1]))[0]
+    compared = ops.concatenate([positive[:, None], ranked[:, first:]], axis=-1) / temperature
+    loss = ops.logsumexp(compared, axis=-1) - compared[:, 0]
+
+    class_size = ops.sum(ops.one_hot(labels, similarity.shape[-1], dtype="int32"), axis=0)
+    size = ops.take(class_size, labels)
+    half = size // 2
+    # The small addend makes 0.6 * 5 three on every backend.
+    hard_end = ops.cast(ops.cast(size, "float32") * hard_pixel_rate + 1e-2, "int32")
+    rank = _rank_in_class(labels, ops.stop_gradient(positive))
+    hard = ops.logical_and(rank >= hard_end - half, rank < hard_end)
+    taken = ops.cast(hard, "float32") + ops.cast(sampled, "float32")
+    weight = taken / ops.cast(ops.maximum(2 * half, 1), "float32")
+    present = ops.sum(ops.cast(class_size > 0, "float32"))
+    return ops.sum(weight * loss) / present
+
+
+def sample_half(labels, seed=None):
+    """Half of the pixels of each class (rounded down).
+
+    Args:
+        labels: int (pixels,).
+        seed: int or `keras.random.SeedGenerator` for a random half; None for every other pixel.
+
+    Returns:
+        bool (pixels,).
+    """
+    key = ops.cast(ops.arange(ops.shape(labels)[0]), "float32")
+    if seed is not None:
+        key = keras.random.uniform(ops.shape(labels), seed=seed)
+    return _rank_in_class(labels, key) % 2 == 1
+
+
+def _rank_in_class(labels, key):
+    """Position of each pixel among the pixels of its class sorted by `key`, ascending."""
+    order = ops.argsort(key)
+    order = ops.take(order, ops.argsort(ops.take(labels, order)))  # stable: by class, then by key
+    sorted_labels = ops.take(labels, order)
+    first_of_class = ops.searchsorted(sorted_labels, sorted_labels)
+    position = ops.arange(ops.shape(labels)[0], dtype="int32")
+    return ops.take(position - ops.cast(first_of_class, "int32"), ops.argsort(order))
+
+
+def _similarity(pixels, prototypes):
+    similarity = ops.matmul(pixels, ops.transpose(ops.stop_gradient(prototypes.vectors)))
+    return ops.where(prototypes.exists, similarity, ABSENT)
+
+
+def _at_label(values, labels):
+    return ops.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+
+
+def _flatten(maps):
+    return ops.reshape(maps, (-1, maps.shape[-1]))
+
+
+def _with_background(image_labels):
+    return ops.pad(image_labels, ((0, 0), (1, 0)), constant_values=1)
+
+
+def _unit(vectors):
+    """Vectors of length 1; zero vectors stay zero, and their gradient is 0, not 1e12."""
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return ops.where(squares > 0, vectors * ops.rsqrt(ops.where(squares > 0, squares, 1.0)), 0.0)
