@@ -1,0 +1,276 @@
+"""Affinity of pairs of nearby pixels: from features (AffinityNet) or from edges (IRN), and its losses.
+
+Sources: Ahn & Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly
+Supervised Semantic Segmentation", CVPR 2018; Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance
+Segmentation with Inter-pixel Relations", CVPR 2019; and their released code.
+
+Pairs are an axis of offsets `(dy, dx)` from a "from" pixel to a "to" pixel, each unordered pair once.
+From pixels are those that have all their neighbours inside the image: with `reach = radius - 1`, the
+rows `0 … height - radius` and the columns `reach … width - radius`. What is said of pairs is shaped
+`(batch, height - reach, width - 2 * reach, offsets)`.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+from keras import ops
+
+EPSILON = 1e-5  # in the logarithms and divisions of all losses, as published
+
+
+class PairLabels(NamedTuple):
+    """What is known of each pair, float32 0/1; pairs with an ignored pixel are 0 in all three."""
+
+    background: Any  # both pixels are background
+    foreground: Any  # both are of the same class
+    negative: Any  # they differ
+
+
+class AffinityLoss(NamedTuple):
+    """The mean over the pairs of each kind, float scalars."""
+
+    background: Any
+    foreground: Any
+    negative: Any
+
+    @property
+    def total(self):
+        """Weighted as published for both systems: half for pairs alike, half for pairs that differ."""
+        return self.background / 4 + self.foreground / 4 + self.negative / 2
+
+
+class DisplacementLoss(NamedTuple):
+    """IRN's two displacement terms, float scalars."""
+
+    background: Any
+    foreground: Any
+
+    @property
+    def total(self):
+        return (self.background + self.foreground) / 2
+
+
+@functools.lru_cache(maxsize=32)
+def pair_offsets(radius):
+    """Offsets `(dy, dx)` of half a disc, in the order of AffinityNet: by rows, then by columns.
+
+    Args:
+        radius: int >= 2; offsets are shorter than it.
+
+    Returns:
+        Tuple of `(dy, dx)`, 34 of them for radius 5.
+    """
+    _check_radius(radius)
+    right = [(0, dx) for dx in range(1, radius)]
+    below = [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius)]
+    return tuple(right + [(dy, dx) for dy, dx in below if dy**2 + dx**2 < radius**2])
+
+
+@functools.lru_cache(maxsize=32)
+def path_offsets(radius):
+    """`pair_offsets` in the order of IRN: by the number of pixels on the path, then as they were."""
+    return tuple(sorted(pair_offsets(radius), key=lambda offset: len(path_pixels(*offset))))
+
+
+def path_pixels(dy, dx):
+    """Pixels of the discrete line from (0, 0) to (dy, dx), ends included: nearer to it than 1.
+
+    Args:
+        dy: int >= 0.
+        dx: int.
+
+    Returns:
+        Set of `(y, x)`.
+    """
+    box = [(y, x) for y in range(dy + 1) for x in range(min(dx, 0), max(dx, 0) + 1)]
+    return {(y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy**2 + dx**2 or (y, x) == (0, 0)}
+
+
+def fitting_radius(height, width, radius=5):
+    """The radius that SEAM's AffinityNet uses on a feature map: smaller where the map is small."""
+    smaller = min(height, width)
+    return radius if smaller > 2 * radius else (smaller - 1) // 2
+
+
+def feature_affinity(feature, radius=5, all_pairs=False):
+    """Affinity of pixel pairs, `exp(-mean |difference of features|)`.
+
+    Args:
+        feature: float (batch, height, width, channels).
+        radius: int >= 2.
+        all_pairs: whether every pixel is a from pixel, for the random walk: the result is then
+            (batch, height, width, offsets) and 0 where the to pixel lies outside. Training, as
+            published, uses the pairs whose from pixel has all neighbours inside.
+
+    Returns:
+        float (batch, rows, columns, offsets), in [0, 1], in the order of `pair_offsets(radius)`.
+    """
+    inside = None
+    if all_pairs:
+        reach = radius - 1
+        around = ((0, 0), (0, reach), (reach, reach), (0, 0))
+        inside = _stack_pairs(
+            lambda _, to: to[..., 0], ops.pad(ops.ones_like(feature[..., :1]), around), radius
+        )
+        feature = ops.pad(feature, around)
+    difference = _stack_pairs(lambda start, to: ops.mean(ops.abs(to - start), axis=-1), feature, radius)
+    affinity = ops.exp(-difference)
+    return affinity if inside is None else affinity * inside
+
+
+def path_affinity(edge, radius):
+    """Affinity of pixel pairs, 1 - the strongest edge on the line between them.
+
+    The maximum over a path is taken over the maxima of shorter paths on the same line, so memory and
+    time grow with the number of offsets and not with the length of all paths.
+
+    Args:
+        edge: float (batch, height, width) or (batch, height, width, 1), in [0, 1].
+        radius: int >= 2.
+
+    Returns:
+        float (batch, rows, columns, offsets), in the order of `path_offsets(radius)`.
+    """
+    edge = edge[..., 0] if len(edge.shape) == 4 else edge
+    reach = radius - 1
+    strongest = {(0, 0): edge}  # of each path: (batch, h, w) of the start pixels that keep it inside
+    for (dy, dx), parts in _path_decomposition(radius).items():
+        pieces = []
+        for (part_dy, part_dx), (y, x) in parts:
+            left = _left(dx) + x - _left(part_dx)
+            right = _right(dx) - x - _right(part_dx)
+            pieces.append(_trim(strongest[part_dy, part_dx], y, dy - y - part_dy, left, right))
+        strongest[dy, dx] = functools.reduce(ops.maximum, pieces)
+    kept = [
+        _trim(strongest[dy, dx], 0, reach - dy, reach - _left(dx), reach - _right(dx))
+        for dy, dx in path_offsets(radius)
+    ]
+    return 1 - ops.stack(kept, axis=-1)
+
+
+def pair_labels(labels, offsets):
+    """What label maps say of pixel pairs.
+
+    Args:
+        labels: int (batch, height, width), 0 = background, 255 = ignore.
+        offsets: `pair_offsets(radius)` or `path_offsets(radius)`.
+
+    Returns:
+        `PairLabels`, each float32 (batch, rows, columns, offsets).
+    """
+    labels = ops.cast(labels, "int32")
+    start, _ = _pair(labels, (0, 0), _reach(offsets))
+    start = start[..., None]
+    to = ops.stack([_pair(labels, offset, _reach(offsets))[1] for offset in offsets], axis=-1)
+    valid = ops.logical_and(start < 255, to < 255)
+    same = ops.logical_and(start == to, valid)
+    masks = (
+        ops.logical_and(same, start == 0),
+        ops.logical_and(same, start != 0),
+        ops.logical_and(start != to, valid),
+    )
+    return PairLabels(*(ops.cast(mask, "float32") for mask in masks))
+
+
+def affinity_loss(affinity, labels):
+    """Logistic loss of affinities, balanced between the three kinds of pairs.
+
+    Args:
+        affinity: float (batch, rows, columns, offsets), in [0, 1].
+        labels: `PairLabels` in the same order of offsets.
+
+    Returns:
+        `AffinityLoss`; sums and counts run over the whole batch.
+    """
+    affinity = ops.cast(affinity, "float32")
+    positive, negative = -ops.log(affinity + EPSILON), -ops.log(1 + EPSILON - affinity)
+    return AffinityLoss(
+        background=_masked_mean(positive, labels.background),
+        foreground=_masked_mean(positive, labels.foreground),
+        negative=_masked_mean(negative, labels.negative),
+    )
+
+
+def displacement_loss(displacement, labels, offsets):
+    """IRN's displacement loss: pixels of one instance point at one centre.
+
+    Within a class, displacements differ by the offset of the pixels; on the background by nothing.
+
+    Args:
+        displacement: float (batch, height, width, 2), (y, x) in pixels.
+        labels: `PairLabels` in the order of `offsets`.
+        offsets: `path_offsets(radius)`.
+
+    Returns:
+        `DisplacementLoss`.
+    """
+    displacement = ops.cast(displacement, "float32")
+    foreground, background = 0.0, 0.0
+    for index, offset in enumerate(offsets):
+        start, to = _pair(displacement, offset, _reach(offsets))
+        difference = start - to
+        apart = ops.sum(ops.abs(difference), axis=-1)
+        misplaced = ops.sum(ops.abs(difference - ops.convert_to_tensor(offset, "float32")), axis=-1)
+        background = background + ops.sum(apart * labels.background[..., index])
+        foreground = foreground + ops.sum(misplaced * labels.foreground[..., index])
+    return DisplacementLoss(
+        background=background / (2 * ops.sum(labels.background) + EPSILON),
+        foreground=foreground / (2 * ops.sum(labels.foreground) + EPSILON),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _path_decomposition(radius):
+    """For each offset, shorter paths `(offset, shift)` whose union is its path (a greedy cover)."""
+    parts = {}
+    for offset in path_offsets(radius):
+        path = path_pixels(*offset)
+        candidates = {}
+        for shorter in [(0, 0), *parts]:
+            pixels = path_pixels(*shorter)
+            for shift in path:
+                moved = frozenset((y + shift[0], x + shift[1]) for y, x in pixels)
+                if moved <= path:
+                    candidates[shorter, shift] = moved
+        missing, parts[offset] = set(path), []
+        while missing:
+            best = max(candidates, key=lambda part: (len(candidates[part] & missing), part))
+            missing -= candidates[best]
+            parts[offset].append(best)
+    return parts
+
+
+def _stack_pairs(function, maps, radius):
+    pairs = [_pair(maps, offset, radius - 1) for offset in pair_offsets(radius)]
+    return ops.stack([function(start, to) for start, to in pairs], axis=-1)
+
+
+def _pair(maps, offset, reach):
+    """From pixels and the pixels `offset` away from them, of (batch, height, width, …)."""
+    dy, dx = offset
+    return _trim(maps, 0, reach, reach, reach), _trim(maps, dy, reach - dy, reach + dx, reach - dx)
+
+
+def _trim(maps, top, bottom, left, right):
+    return maps[:, top : -bottom or None, left : -right or None]
+
+
+def _reach(offsets):
+    return max(dx for _, dx in offsets)
+
+
+def _left(dx):
+    return max(0, -dx)
+
+
+def _right(dx):
+    return max(0, dx)
+
+
+def _masked_mean(values, mask):
+    return ops.sum(values * mask) / (ops.sum(mask) + EPSILON)
+
+
+def _check_radius(radius):
+    if radius < 2:
+        raise ValueError(f"`radius` must be at least 2, or there are no pairs. Received: {radius}.")
