@@ -1,0 +1,217 @@
+"""How good masks and classifiers are: counts pooled over a collection, in 64-bit integers; NumPy only.
+
+Counts add up: a collection may be counted in parts, in any order, on any number of machines.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+IGNORE = 255
+THRESHOLDS = np.arange(60) / 100
+
+
+class Counts(NamedTuple):
+    """Pixels of each class, background first, where the truth is known.
+
+    Attributes:
+        true_positives: predicted as the class, and of the class.
+        predicted: predicted as the class.
+        truth: of the class.
+    """
+
+    true_positives: np.ndarray
+    predicted: np.ndarray
+    truth: np.ndarray
+
+
+def confusion_matrix(truth, prediction, classes):
+    """Counts pixels by true and predicted label; pixels whose truth is 255 are left out.
+
+    Args:
+        truth: uint8, any shape: 0 background, 1..K class, 255 unknown.
+        prediction: uint8, same shape; 255 = undecided.
+        classes: number of classes with the background, K + 1.
+
+    Returns:
+        int64 `(classes, classes + 1)`: truth in rows, prediction in columns, the last column undecided.
+
+    Raises:
+        ValueError: shapes differ, or a label is neither a class nor 255.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"Truth and prediction differ in shape: {truth.shape} and {prediction.shape}.")
+    pairs = np.bincount((truth.ravel().astype(np.int32) << 8) | prediction.ravel(), minlength=1 << 16)
+    pairs = pairs.reshape(256, 256).astype(np.int64)
+    for name, labels in (("truth", pairs.sum(axis=1)), ("prediction", pairs.sum(axis=0))):
+        if labels[classes:IGNORE].any():
+            wrong = classes + int(labels[classes:IGNORE].argmax())
+            raise ValueError(f"Label {wrong} in the {name}: must be 0..{classes - 1}, or {IGNORE}.")
+    return np.concatenate([pairs[:classes, :classes], pairs[:classes, IGNORE:]], axis=1)
+
+
+def counts_of(confusion, undecided="wrong"):
+    """`Counts` of a confusion matrix.
+
+    Args:
+        confusion: int64 `(classes, classes + 1)` from `confusion_matrix`.
+        undecided: what predicted 255 counts as: `wrong` (predicted as no class), `skip` (as if the truth were
+            unknown) or `background`.
+    """
+    decided, rest = confusion[:, :-1], confusion[:, -1]
+    if undecided not in ("wrong", "skip", "background"):
+        raise ValueError(f"`undecided` must be wrong, skip or background. Received: {undecided!r}.")
+    if undecided == "background":
+        decided = decided.copy()
+        decided[:, 0] += rest
+    truth = decided.sum(axis=1) + (rest if undecided == "wrong" else 0)
+    return Counts(np.diagonal(decided).copy(), decided.sum(axis=0), truth)
+
+
+def iou(counts):
+    """Intersection over union of each class, float64 in [0, 1]; NaN for a class absent from both counts."""
+    union = counts.predicted + counts.truth - counts.true_positives
+    return np.divide(
+        counts.true_positives, union, out=np.full(np.shape(union), np.nan, np.float64), where=union > 0
+    )
+
+
+def mean_iou(counts, absent="zero"):
+    """Mean over the classes of their intersection over union.
+
+    Args:
+        counts: `Counts` whose last axis is the class.
+        absent: a class absent from both counts is `zero` (as SEAM evaluates) or `skip`ped (as IRN does).
+    """
+    if absent not in ("zero", "skip"):
+        raise ValueError(f"`absent` must be zero or skip. Received: {absent!r}.")
+    each = iou(counts)
+    if absent == "zero":
+        return np.nan_to_num(each, nan=0.0).mean(axis=-1)
+    known = np.isfinite(each).sum(axis=-1)
+    return np.nan_to_num(each, nan=0.0).sum(axis=-1) / np.maximum(known, 1)
+
+
+class ThresholdSweep:
+    """Counts for every background threshold at once, in one pass over the pixels.
+
+    At a pixel only the best class and its score matter: the class is predicted at the thresholds below the
+    score, the background at the others. So a histogram over (class, number of thresholds below the score)
+    holds all that is needed, and its cumulative sums are the counts of every threshold. Sweeps of parts of a
+    collection add up with `+`.
+
+    Args:
+        classes: number of classes with the background, K + 1.
+        thresholds: ascending floats; compared in float32.
+    """
+
+    def __init__(self, classes, thresholds=THRESHOLDS):
+        self.classes = classes
+        self.thresholds = np.asarray(thresholds, np.float64)
+        if np.any(np.diff(self.thresholds) <= 0) or not self.thresholds.size:
+            raise ValueError("`thresholds` must be ascending, at least one.")
+        # Pixels by best class and number of thresholds below its score: [0] all, [1] those of that class,
+        # and in row 0 of the latter those of the background, whatever their best class.
+        self._histogram = np.zeros((2, classes, self.thresholds.size + 1), np.int64)
+        self._truth = np.zeros(classes, np.int64)
+
+    def update(self, scores, keys, truth):
+        """Adds one image.
+
+        Args:
+            scores: float `(len(keys), height, width)`, of the classes that may be present.
+            keys: 0-based foreground classes of the rows.
+            truth: uint8 `(height, width)`, 255 = unknown.
+
+        Raises:
+            ValueError: shapes differ, scores are not finite, or a label is out of range.
+        """
+        if len(scores) != len(keys) or (len(keys) and scores.shape[1:] != truth.shape):
+            raise ValueError(
+                f"`scores` must be (keys, height, width). Received: {scores.shape} for {len(keys)} keys and "
+                f"a truth of shape {truth.shape}."
+            )
+        known = truth != IGNORE
+        labels = truth[known].astype(np.int64)
+        if labels.size and labels.max() >= self.classes:
+            raise ValueError(
+                f"Label {labels.max()} in the truth: must be 0..{self.classes - 1}, or {IGNORE}."
+            )
+        best, below = np.zeros(labels.size, np.int64), np.zeros(labels.size, np.int64)
+        if len(keys):
+            inside = np.asarray(scores, np.float32)[:, known]
+            if not np.isfinite(inside).all():
+                raise ValueError("`scores` must be finite.")
+            best = np.asarray(keys, np.int64)[inside.argmax(axis=0)] + 1
+            below = np.searchsorted(self.thresholds.astype(np.float32), inside.max(axis=0), side="left")
+        shape = self._histogram.shape[1:]
+        cells = best * shape[1] + below
+        size = shape[0] * shape[1]
+        self._histogram[0] += np.bincount(cells, minlength=size).reshape(shape)
+        correct = cells[(labels == best) & (best > 0)]
+        self._histogram[1] += np.bincount(correct, minlength=size).reshape(shape)
+        self._histogram[1, 0] += np.bincount(below[labels == 0], minlength=shape[1])
+        self._truth += np.bincount(labels, minlength=self.classes)
+
+    def __add__(self, other):
+        if self.classes != other.classes or not np.array_equal(self.thresholds, other.thresholds):
+            raise ValueError("Only sweeps of the same classes and thresholds add up.")
+        total = ThresholdSweep(self.classes, self.thresholds)
+        total._histogram = self._histogram + other._histogram
+        total._truth = self._truth + other._truth
+        return total
+
+    def counts(self):
+        """`Counts` of int64 arrays `(thresholds, classes)`."""
+        # at threshold i a class is predicted where more than i thresholds lie below its score
+        above = self._histogram[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]
+        predicted, correct = above[0].T.copy(), above[1].T.copy()
+        predicted[:, 0] = 0
+        predicted[:, 0] = self._truth.sum() - predicted.sum(axis=1)
+        correct[:, 0] = self._truth[0] - correct[:, 0]
+        return Counts(correct, predicted, np.broadcast_to(self._truth, correct.shape))
+
+    def best(self, absent="zero"):
+        """`(threshold, mean_iou)` with the highest mean IoU; the lowest such threshold."""
+        values = mean_iou(self.counts(), absent)
+        index = int(np.argmax(values))
+        return float(self.thresholds[index]), float(values[index])
+
+    def state(self):
+        """The sweep as plain lists and numbers, for JSON; see `from_state`."""
+        return {
+            "thresholds": self.thresholds.tolist(),
+            "histogram": self._histogram.tolist(),
+            "truth": self._truth.tolist(),
+        }
+
+    @classmethod
+    def from_state(cls, state):
+        """The sweep that `state` described."""
+        sweep = cls(len(state["truth"]), state["thresholds"])
+        sweep._histogram = np.asarray(state["histogram"], np.int64)
+        sweep._truth = np.asarray(state["truth"], np.int64)
+        return sweep
+
+
+def average_precision(scores, labels):
+    """Area under the precision-recall curve of each class; equal scores are one step of the curve.
+
+    Args:
+        scores: float `(images, classes)`.
+        labels: `(images, classes)`, 0 or 1.
+
+    Returns:
+        float64 `(classes,)`, in [0, 1]; NaN for a class that no image holds.
+    """
+    result = np.full(scores.shape[1], np.nan)
+    for index in range(scores.shape[1]):
+        order = np.argsort(-scores[:, index], kind="stable")
+        hits = np.asarray(labels)[order, index] > 0
+        if not hits.any():
+            continue
+        last_of_ties = np.append(np.diff(scores[order, index]) != 0, True)
+        found = np.cumsum(hits)[last_of_ties]
+        precision = found / (np.flatnonzero(last_of_ties) + 1)
+        result[index] = np.sum(precision * np.diff(found, prepend=0)) / hits.sum()
+    return result
