@@ -1,0 +1,233 @@
+"""Augmentation of training images, as in the published protocol of SEAM and Pixel-to-Prototype Contrast.
+
+Resize to a random long side (bicubic, antialiased), mirror, jitter the colours in random order, crop at a
+random place. Everything random is drawn first, by `draw_augmentation` from a seed alone; `augment_image` only
+carries it out. So the result does not depend on parallelism, and a draw can be injected.
+
+Source: YudeWang/SEAM, tool/imutils.py and train_SEAM.py; torchvision's colour jitter. Departures: images stay
+in [0, 1] (the network normalises), so padding is by the colour that normalises to 0; between the colour
+operations nothing is rounded to 8 bits.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+_GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2 luma, as in Pillow
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn, and from which range.
+
+    Attributes:
+        long_side: (low, high), the image's long side after resizing as a multiple of the crop; an integer
+            number of pixels is drawn uniformly, both ends included.
+        flip: probability of mirroring, in [0, 1].
+        brightness, contrast, saturation: a factor is drawn from [1 - value, 1 + value]; value in [0, 1].
+        hue: a turn is drawn from [-value, value], 1 being the full circle; value in [0, 0.5].
+        random_placement: whether the crop (or, in a larger crop, the image) is placed at random, or centred.
+    """
+
+    long_side: tuple = (1.0, 768 / 448)
+    flip: float = 0.5
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.1
+    random_placement: bool = True
+
+    def __post_init__(self):
+        low, high = self.long_side
+        object.__setattr__(self, "long_side", (float(low), float(high)))  # a list, when it comes from JSON
+        if not 0 < low <= high:
+            raise ValueError(f"`long_side` must be 0 < low <= high. Received: {self.long_side}.")
+        for name, limit in (("flip", 1), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                raise ValueError(f"`{name}` must lie in [0, {limit}]. Received: {value}.")
+
+
+AUGMENTATIONS = {
+    "published": Augmentation(),
+    "light": Augmentation(long_side=(0.9, 1.25), brightness=0.1, contrast=0.1, saturation=0.1, hue=0.02),
+    "none": Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, random_placement=False),
+}
+
+
+class Draw(NamedTuple):
+    """What was drawn for one image; every field a scalar unless said.
+
+    Attributes:
+        long_side: int32, pixels.
+        flip: bool.
+        factors: float32 (4,), for brightness, contrast, saturation (1 = unchanged) and hue (0 = unchanged).
+        order: int32 (4,), the order in which those four are applied.
+        offsets: float32 (2,), in [0, 1), where the crop lies along y and x within what is possible.
+    """
+
+    long_side: tf.Tensor
+    flip: tf.Tensor
+    factors: tf.Tensor
+    order: tf.Tensor
+    offsets: tf.Tensor
+
+
+def draw_augmentation(augmentation, image_size, seed):
+    """Draws an augmentation; the same seed gives the same draw, on every machine.
+
+    Args:
+        augmentation: `Augmentation`.
+        image_size: int, side of the crop in pixels.
+        seed: int (2,), a stateless seed.
+
+    Returns:
+        `Draw`.
+    """
+    uniform = tf.random.stateless_uniform([12], seed, alg="philox")
+    low, high = (round(factor * image_size) for factor in augmentation.long_side)
+    ranges = tf.constant(
+        [augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue],
+        tf.float32,
+    )
+    centre = tf.constant([1.0, 1.0, 1.0, 0.0])
+    offsets = uniform[10:12] if augmentation.random_placement else tf.constant([0.5, 0.5])
+    return Draw(
+        long_side=low + _integer(uniform[0], high - low + 1),
+        flip=uniform[1] < augmentation.flip,
+        factors=centre + (2 * uniform[2:6] - 1) * ranges,
+        order=tf.argsort(uniform[6:10], stable=True),
+        offsets=offsets,
+    )
+
+
+def augment_image(image, draw, image_size, pad_value):
+    """Carries a draw out.
+
+    Args:
+        image: uint8 RGB (height, width, 3).
+        draw: `Draw`.
+        image_size: int, side of the crop in pixels.
+        pad_value: three floats in [0, 1], the colour beyond the image's border.
+
+    Returns:
+        float32 (image_size, image_size, 3), in [0, 1].
+    """
+    image = resize_long_side(image, draw.long_side)
+    image = tf.cond(draw.flip, lambda: image[:, ::-1], lambda: image)
+    image = jitter_colours(tf.cast(image, tf.float32) / 255.0, draw.factors, draw.order)
+    size = tf.shape(image)
+    offsets = [crop_offset(size[axis], image_size, draw.offsets[axis]) for axis in (0, 1)]
+    return place_crop(image, image_size, offsets, pad_value)
+
+
+def resized_shape(height, width, long_side):
+    """(height, width), int32, with the given long side; the other is rounded half to even, at least 1."""
+    size = tf.cast(tf.stack([height, width]), tf.float64)
+    scaled = tf.round(size * tf.cast(long_side, tf.float64) / tf.reduce_max(size))
+    return tf.maximum(tf.cast(scaled, tf.int32), 1)
+
+
+def resize_long_side(image, long_side):
+    """Resizes an image, uint8 (height, width, 3), to a long side in pixels; see `resize_bicubic`."""
+    size = tf.shape(image)
+    return resize_bicubic(image, resized_shape(size[0], size[1], long_side))
+
+
+def resize_bicubic(image, shape):
+    """Resizes by the bicubic filter, antialiased, as Pillow does to within one grey level.
+
+    Args:
+        image: uint8 (height, width, 3).
+        shape: int32 (height, width) of the result.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    resized = tf.image.resize(image, shape, method="bicubic", antialias=True)
+    return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def jitter_colours(image, factors, order):
+    """Changes brightness, contrast, saturation and hue, in a given order.
+
+    Each of the first three mixes the image with another: black, its mean grey, itself in grey.
+
+    Args:
+        image: float32 (height, width, 3), in [0, 1].
+        factors: float32 (4,), weights of the image in the first three mixtures (1 = unchanged), and the turn
+            of the hue as a part of the circle.
+        order: int32 (4,), a permutation of 0..3.
+
+    Returns:
+        float32 (height, width, 3), in [0, 1].
+    """
+
+    def mix(image, other, factor):
+        return tf.clip_by_value(other + (image - other) * factor, 0.0, 1.0)
+
+    operations = (
+        lambda image: mix(image, 0.0, factors[0]),
+        lambda image: mix(image, tf.reduce_mean(_grey(image)), factors[1]),
+        lambda image: mix(image, _grey(image), factors[2]),
+        lambda image: tf.image.adjust_hue(image, factors[3]),
+    )
+    unchanged = tf.equal(factors, [1.0, 1.0, 1.0, 0.0])
+    for position in range(4):
+        index = order[position]
+        branches = [lambda image=image, operation=operation: operation(image) for operation in operations]
+        branches.append(lambda image=image: image)
+        image = tf.switch_case(tf.where(unchanged[index], 4, index), branches)
+    return image
+
+
+def crop_offset(length, crop, fraction):
+    """Where a crop begins in an image along one axis, or a smaller image in the crop.
+
+    Args:
+        length: int32, the image's side in pixels.
+        crop: int, the crop's side in pixels.
+        fraction: float32 in [0, 1).
+
+    Returns:
+        int32, in [0, |length - crop|], each value equally likely for uniform fractions.
+    """
+    return _integer(fraction, tf.abs(length - crop) + 1)
+
+
+def place_crop(image, crop, offsets, pad_value):
+    """Cuts a square out of an image; where the image is smaller it is placed on a canvas.
+
+    Args:
+        image: float32 (height, width, channels).
+        crop: int, side of the square in pixels.
+        offsets: int32 (y, x), as from `crop_offset`.
+        pad_value: floats (channels,), the colour of the canvas.
+
+    Returns:
+        float32 (crop, crop, channels).
+    """
+    channels = image.shape[-1]
+    size = tf.shape(image)[:2]
+    offsets = tf.stack(offsets)
+    larger = size > crop
+    begin = tf.where(larger, offsets, 0)
+    before = tf.where(larger, 0, offsets)
+    taken = tf.minimum(size, crop)
+    image = tf.slice(image, tf.concat([begin, [0]], 0), tf.concat([taken, [channels]], 0))
+    paddings = tf.stack([before, crop - taken - before], axis=1)
+    pad_value = tf.constant(pad_value, tf.float32)
+    canvas = tf.pad(tf.ones(taken), paddings)[..., None]
+    image = tf.pad(image, tf.concat([paddings, [[0, 0]]], 0)) + (1.0 - canvas) * pad_value
+    return tf.ensure_shape(image, (crop, crop, channels))
+
+
+def _grey(image):
+    return tf.reduce_sum(image * tf.constant(_GREY), axis=-1, keepdims=True)
+
+
+def _integer(uniform, count):
+    """An integer in [0, count) from a float32 in [0, 1)."""
+    count = tf.cast(count, tf.int32)
+    return tf.minimum(tf.cast(uniform * tf.cast(count, tf.float32), tf.int32), count - 1)
