@@ -1,0 +1,210 @@
+"""From options to objects: the network, the optimizer, the data."""
+
+import keras
+import tensorflow as tf
+
+from wsss.data.augment import Augmentation
+from wsss.data.input_pipeline import training_dataset
+from wsss.errors import UserError
+from wsss.models.backbones import Backbone, build_backbone, freeze
+from wsss.models.classifier import Classifier
+from wsss.models.pixel2prototype import Pixel2Prototype
+from wsss.models.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
+from wsss.models.resnet38 import resnet38
+from wsss.models.seam import SEAM
+from wsss.models.small import small_backbone
+from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
+
+MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype, "classifier": Classifier}
+
+
+def make_backbone(options):
+    """The `Backbone` that the options name.
+
+    Raises:
+        UserError: no such network, file or weights.
+    """
+    try:
+        if options.backbone == "small":
+            return _without_weights(options, small_backbone(options.output_stride))
+        if options.backbone == "resnet38":
+            return _without_weights(options, _resnet38(options))
+        return build_backbone(
+            options.backbone,
+            weights=options.backbone_weights,
+            output_stride=options.output_stride,
+            frozen_batch_norm=options.freeze_batch_norm,
+            frozen_prefixes=options.frozen_layers,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(f"--backbone {options.backbone}: {error}") from error
+
+
+def make_model(options, classes, backbone):
+    """The model to be trained, compiled; to be called under the strategy's scope.
+
+    Args:
+        options: `TrainingOptions`.
+        classes: number of classes, without background.
+        backbone: `Backbone`, made under the same scope.
+    """
+    contrast = {}
+    if options.model == "pixel2prototype":
+        terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
+        contrast = dict.fromkeys(terms, options.contrast_weight)
+        contrast["background_threshold"] = options.background_threshold
+    return MODELS[options.model](
+        backbone.input,
+        backbone.feature,
+        classes,
+        correlation_feature=backbone.correlation_feature(),
+        ER_reg_coef=options.er_weight,
+        ECR_reg_coef=options.ecr_weight,
+        min_pooling_coef=options.min_pooling_weight,
+        min_pooling_rate=options.min_pooling_rate,
+        ECR_pooling_rate=options.ecr_pooling_rate,
+        view=options.view,
+        view_scale=options.view_scale,
+        view_size=options.view_size and (options.view_size, options.view_size),
+        dropout=0.5 if options.dropout and options.backbone == "resnet38" else 0.0,
+        seed=options.seed,
+        **contrast,
+    )
+
+
+def compile_model(model, options, backbone, total_steps):
+    """Gives the model its loss and its optimizer."""
+    model.compile(
+        make_optimizer(options, new_layers(model, backbone), total_steps),
+        loss=keras.losses.BinaryCrossentropy(),
+        jit_compile=options.jit_compile,
+    )
+
+
+def make_optimizer(options, new, total_steps):
+    """The optimizer with its parameter groups and schedule.
+
+    Args:
+        options: `TrainingOptions`.
+        new: names of the layers that start from random weights.
+        total_steps: steps of the whole run.
+    """
+    rate = options.learning_rate
+    if options.schedule == "polynomial":
+        rate = PolynomialSchedule(rate, total_steps, options.schedule_power)
+    groups = layer_groups(
+        new, new_layer_multiplier=options.new_layer_multiplier, bias_multiplier=options.bias_multiplier
+    )
+    if options.optimizer == "adamw":
+        return GroupedAdamW(rate, weight_decay=options.weight_decay, groups=groups)
+    return GroupedSGD(rate, momentum=options.momentum, weight_decay=options.weight_decay, groups=groups)
+
+
+def new_layers(model, backbone):
+    """Names of the layers of `model` that the backbone does not have."""
+    old = {layer.name for layer in keras.Model(backbone.input, backbone.feature).layers}
+    return [layer.name for layer in model.network.layers if layer.weights and layer.name not in old]
+
+
+def make_augmentation(options):
+    """The `Augmentation` of the options; sizes become multiples of the crop."""
+    low, high = options.long_side or (options.image_size, options.image_size)
+    brightness, contrast, saturation, hue = options.jitter
+    try:
+        return Augmentation(
+            long_side=(low / options.image_size, high / options.image_size),
+            flip=0.5 if options.flip else 0.0,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            hue=hue,
+        )
+    except ValueError as error:
+        raise UserError(f"--jitter: {error}") from error
+
+
+def make_dataset(options, collection, pad_value, strategy, progress):
+    """Global batches from where the run stands to its end, each worker making its own part.
+
+    Args:
+        options: `TrainingOptions`.
+        collection: `Collection`.
+        pad_value: colour in [0, 1] beyond an image's border.
+        strategy: `tf.distribute` strategy.
+        progress: `Progress`, the place to begin at.
+    """
+
+    def part(context):
+        replicas = context.num_replicas_in_sync
+        dataset = training_dataset(
+            collection,
+            options.split,
+            batch_size=options.batch_size,
+            image_size=options.image_size,
+            augmentation=make_augmentation(options),
+            pad_value=pad_value,
+            seed=options.seed,
+            first_epoch=progress.epoch,
+            epochs=options.epochs,
+            replicas=replicas,
+            shard_index=context.input_pipeline_id,
+            shard_count=context.num_input_pipelines,
+        )
+        return dataset.skip(progress.step * replicas // context.num_input_pipelines)
+
+    return strategy.distribute_datasets_from_function(part)
+
+
+def batch_shapes(options, collection, strategy):
+    """Shapes of images and labels in one replica's part of a batch."""
+    images = options.batch_size // strategy.num_replicas_in_sync
+    return (images, options.image_size, options.image_size, 3), (images, len(collection.class_names))
+
+
+def set_numerics(options):
+    """Seeds, number format and determinism; before anything is built."""
+    keras.utils.set_random_seed(options.seed)
+    keras.config.set_dtype_policy(
+        "float32" if options.mixed_precision == "none" else f"mixed_{options.mixed_precision}"
+    )
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def check_batch(options, strategy):
+    """Raises a `UserError` unless the replicas share the batch evenly."""
+    replicas = strategy.num_replicas_in_sync
+    if options.batch_size % replicas:
+        raise UserError(
+            f"--batch_size must be a multiple of the number of replicas, {replicas}. "
+            f"Received: {options.batch_size}."
+        )
+
+
+def _without_weights(options, backbone):
+    """Weights and frozen layers for the networks that are built here rather than by `build_backbone`."""
+    network = keras.Model(backbone.input, backbone.feature)
+    weights = options.backbone_weights
+    if weights == "imagenet":
+        raise UserError(
+            f"There are no such weights of {options.backbone}; give --backbone_weights none or FILE."
+        )
+    if weights != "none":
+        network.load_weights(weights)
+    freeze(network, options.freeze_batch_norm, options.frozen_layers)
+    return backbone
+
+
+def _resnet38(options):
+    if options.output_stride != RESNET38_STRIDE:
+        raise UserError(f"--backbone resnet38 has --output_stride {RESNET38_STRIDE} and no other.")
+    features = resnet38(dropout=options.dropout)
+    return Backbone(
+        input=features.image,
+        normalized=features.normalized,
+        feature=features.stage6,
+        stages={4: features.stage4, 8: features.stage5, 16: features.stage6},
+        output_stride=RESNET38_STRIDE,
+        preprocessing="torch",
+        pad_value=(0.485, 0.456, 0.406),
+    )

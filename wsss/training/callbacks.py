@@ -1,0 +1,226 @@
+"""Keras callbacks of the training program: each does one thing at the end of a step or an epoch.
+
+They share `logs`: `Validation` adds its figures, those after it in the list record them.
+"""
+
+import csv
+import io
+import logging
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wsss import files
+from wsss.training import checkpoint
+from wsss.training.checkpoint import Progress
+
+logger = logging.getLogger(__name__)
+
+
+class SafeKeeping(keras.callbacks.Callback):
+    """Saves the run's whole state, and stops the run when its loss or its weights are no longer finite.
+
+    The state is saved at every epoch's end and, if asked, every so many steps. Since nothing that is not
+    finite is ever saved, the file always holds the last good weights; they are put back into the model when
+    the run stops.
+
+    Args:
+        path: where the state goes.
+        progress: where the run stands.
+        steps_per_epoch: steps of a whole epoch.
+        save_steps: save every so many steps of an epoch as well; 0 = at epoch ends only.
+        writes: whether this process writes the file (the others of a cluster only take part).
+
+    Attributes:
+        progress: how far the run is.
+        failure: why the run was stopped, or None.
+    """
+
+    def __init__(self, path, progress=Progress(), *, steps_per_epoch, save_steps=0, writes=True):  # noqa: B008
+        super().__init__()
+        self.path = path
+        self.progress = progress
+        self.steps_per_epoch = steps_per_epoch
+        self.save_steps = save_steps
+        self.writes = writes
+        self.failure = None
+        self._saved = progress
+        self._first_step = 0
+        self._running_means = None
+
+    def restore(self):
+        """Loads the saved state into the model; called once, before `fit`."""
+        self.progress = self._saved = checkpoint.load(self.path, self.model)
+        self._running_means = [variable.numpy() for variable in self.model.metrics_variables]
+
+    def save(self):
+        """Saves the state as it is now, unless it is not finite, which stops the run."""
+        arrays = checkpoint.capture(self.model)
+        if not checkpoint.is_finite(arrays):
+            self._stop("a weight is not finite")
+            return
+        if self.writes:
+            checkpoint.save(self.path, arrays, self.progress)
+        self._saved = self.progress
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Goes on with the running means of a part-done epoch, which `fit` has just reset."""
+        self.progress = Progress(epoch, self.progress.step if epoch == self.progress.epoch else 0)
+        self._first_step = self.progress.step
+        if self.progress.step and self._running_means:
+            for variable, value in zip(self.model.metrics_variables, self._running_means):
+                variable.assign(value)
+        self._running_means = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the loss; saves where it is time."""
+        step = self._first_step + batch + 1
+        self.progress = Progress(self.progress.epoch, step)
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            self._stop(f"the loss is {loss}")
+        elif self.save_steps and step % self.save_steps == 0 and step < self.steps_per_epoch:
+            self.save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves a whole epoch."""
+        if self.failure is None:
+            self.progress = Progress(epoch + 1, 0)
+            self.save()
+
+    def _stop(self, reason):
+        epoch, step = self.progress
+        total = epoch * self.steps_per_epoch + step
+        kept = self._saved.epoch * self.steps_per_epoch + self._saved.step
+        self.failure = (
+            f"Stopped at step {total} (epoch {epoch + 1}, step {step}): {reason}. "
+            f"The weights of step {kept} are kept. A lower --learning_rate often helps."
+        )
+        checkpoint.load(self.path, self.model)
+        self.model.stop_training = True
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds the figures of the validation split to the epoch's logs.
+
+    Args:
+        measure: function of the model that returns a dictionary of figures.
+    """
+
+    def __init__(self, measure):
+        super().__init__()
+        self._measure = measure
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Measures, unless the run was stopped."""
+        if not self.model.stop_training:
+            logs.update({f"val_{name}": value for name, value in self._measure(self.model).items()})
+
+
+class HistoryFile(keras.callbacks.Callback):
+    """Keeps `history.csv`: one row an epoch, the same after a resumed run as after an undisturbed one."""
+
+    def __init__(self, path, finished_epochs=0):
+        super().__init__()
+        self.path = path
+        self.rows = read_history(path)[:finished_epochs]
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes all rows anew: a kill between two writes never leaves half a row."""
+        if self.model.stop_training:
+            return
+        learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        self.rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **figures})
+        stream = io.StringIO()
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write_text(self.path, stream.getvalue())
+
+
+def read_history(path):
+    """The rows of `history.csv` as dictionaries; none where there is no file."""
+    if not files.exists(path):
+        return []
+    return list(csv.DictReader(io.StringIO(files.read_text(path))))
+
+
+class Summaries(keras.callbacks.Callback):
+    """Writes scalars and CAM overlays for TensorBoard.
+
+    Args:
+        directory: where the event files go.
+        draw: function of the model that returns uint8 RGB pictures `(count, height, width, 3)`, or None.
+    """
+
+    def __init__(self, directory, draw=None):
+        super().__init__()
+        self._directory = directory
+        self._draw = draw
+        self._writer = None
+
+    def on_train_begin(self, logs=None):
+        """Opens the event file."""
+        self._writer = self._writer or tf.summary.create_file_writer(self._directory)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """One point a figure, one row of pictures."""
+        with self._writer.as_default(step=epoch + 1):
+            for name, value in (logs or {}).items():
+                _write_summary(name, tf.constant(float(value)), "scalars", data_class=1)
+            if self._draw is not None:
+                pictures = self._draw(self.model)
+                height, width = (tf.strings.as_string(side) for side in pictures.shape[1:3])
+                encoded = [tf.io.encode_png(picture) for picture in pictures]
+                _write_summary("cam", tf.stack([width, height, *encoded]), "images", data_class=3)
+        self._writer.flush()
+
+
+def _write_summary(name, value, plugin, data_class):
+    """What `tf.summary.scalar` and `tf.summary.image` write, which need the package tensorboard to do so."""
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = plugin
+    metadata.data_class = data_class
+    tf.summary.write(name, value, metadata=metadata)
+
+
+class PlainProgress(keras.callbacks.Callback):
+    """Progress for a log file: a line an epoch, and one about every half minute within long ones.
+
+    Args:
+        write: function that takes a line.
+        interval: seconds between lines within an epoch.
+        clock: function that returns seconds.
+    """
+
+    def __init__(self, write=print, interval=30.0, clock=time.monotonic):
+        super().__init__()
+        self._write = write
+        self._interval = interval
+        self._clock = clock
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self._epoch = epoch + 1
+        self._started = self._last = self._clock()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """A line when the last one is long ago."""
+        now = self._clock()
+        if now - self._last >= self._interval:
+            self._last = now
+            pace = (now - self._started) / (batch + 1)
+            steps = self.params.get("steps") or "?"
+            self._line(f"step {batch + 1}/{steps} ({pace:.2f} s a step)", logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """The epoch's figures."""
+        self._line(f"{self._clock() - self._started:.0f} s", logs)
+
+    def _line(self, place, logs):
+        figures = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
+        self._write(f"epoch {self._epoch}/{self.params['epochs']}, {place}: {figures}")
