@@ -1,0 +1,66 @@
+"""The second view of training images, and how class maps go from one view to the other."""
+
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from wsss.ops.resize import resize_bilinear
+
+
+class SecondView(NamedTuple):
+    """The transformed images, and the same transform for maps."""
+
+    images: Any  # (batch, height, width, channels)
+    to_second: Callable  # maps of the first view -> maps on the pixels of the second
+    to_first: Callable | None  # the inverse, where maps are also to be compared there
+
+
+def rescaled_view(images, scale=None, size=None):
+    """The images in another size; SEAM's authors take 0.3 of it, those of Pixel-to-Prototype 128 x 128.
+
+    Args:
+        images: float (batch, height, width, channels).
+        scale: > 0, size relative to `images`, rounded down; or None.
+        size: `(height, width)` in pixels, in place of `scale`.
+
+    Returns:
+        `SecondView`; all resizing is bilinear with aligned corners.
+    """
+    size = tuple(size) if size else tuple(_scaled(side, scale) for side in ops.shape(images)[1:3])
+
+    def to_second(maps):
+        return resize_bilinear(maps, size, align_corners=True)
+
+    return SecondView(to_second(images), to_second, None)
+
+
+def affine_view(images, affine, seed, use_inverse=True):
+    """Each image under a random affine transform of its own.
+
+    Args:
+        images: float (batch, height, width, channels).
+        affine: `wsss.utils.Affine`.
+        seed: `keras.random.SeedGenerator`.
+        use_inverse: whether maps of the second view are also taken back to the first.
+
+    Returns:
+        `SecondView`.
+    """
+    code, arguments = affine.random_affine_code(ops.shape(images)[0], seed=seed)
+
+    def to_second(maps):
+        return affine.apply_affine(maps, code, arguments)
+
+    def to_first(maps):
+        return affine.apply_affine(maps, code, affine.inverse_affine_code(code, arguments))
+
+    return SecondView(to_second(images), to_second, to_first if use_inverse else None)
+
+
+def _scaled(side, scale):
+    if isinstance(side, Integral):
+        return max(math.floor(side * scale), 1)
+    return ops.maximum(ops.cast(ops.floor(ops.cast(side, "float64") * scale), "int32"), 1)
