@@ -8,7 +8,7 @@ from tests.data.test_images import encoded, oriented, picture
 from tests.data.test_records import write_collection
 from wsss import files
 from wsss.data import images
-from wsss.data.augment import AUGMENTATIONS, Augmentation
+from wsss.data.augment import Augmentation
 from wsss.data.input_pipeline import (
     decode_image,
     evaluation_dataset,
@@ -217,5 +217,12 @@ def test_a_collection_without_masks_is_evaluated_without_them(tmp_path):
     assert example["image"].shape == (1, 12, 7, 3)  # turned upright
 
 
-def test_presets_are_named():
-    assert {"published", "light", "none"} <= set(AUGMENTATIONS)
+def test_the_number_of_batches_is_known_beforehand(collection):
+    def batches(dataset):
+        return int(dataset.cardinality())
+
+    assert batches(training_dataset(collection, "train", **SMALL)) == tf.data.INFINITE_CARDINALITY
+    assert batches(training_dataset(collection, "train", **SMALL, epochs=3, first_epoch=1)) == 4
+    assert batches(evaluation_dataset(collection, "train", batch_size=4)) == 3
+    part = training_dataset(collection, "train", **SMALL, epochs=2, replicas=4, shard_count=2)
+    assert batches(part) == len(list(part)) == 8

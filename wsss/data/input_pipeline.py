@@ -139,7 +139,11 @@ def training_dataset(
         step = lambda epoch, record: augment(epoch, *decode(*record))  # noqa: E731
     dataset = dataset.map(step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size // replicas, drop_remainder=True)
-    return dataset.with_options(_options()).prefetch(tf.data.AUTOTUNE)
+    if epochs is None:
+        batches = tf.data.INFINITE_CARDINALITY
+    else:
+        batches = max(0, epochs - first_epoch) * steps * replicas // shard_count
+    return _finished(dataset, batches)
 
 
 def evaluation_dataset(
@@ -216,7 +220,7 @@ def evaluation_dataset(
         if with_masks:
             padding["mask"] = tf.constant(_IGNORE, tf.uint8)
         dataset = dataset.padded_batch(batch_size, padding_values=padding).map(colour_padding)
-    return dataset.with_options(_options()).prefetch(tf.data.AUTOTUNE)
+    return _finished(dataset, -(-sum(collection.shard_lengths[split]) // batch_size))
 
 
 def decode_image(data, orientation=1):
@@ -300,9 +304,11 @@ def _multi_hot(labels, classes):
     return tf.cast(tf.reduce_any(present, axis=0), tf.float32)
 
 
-def _options():
+def _finished(dataset, batches):
+    """The last touches: the number of batches (Keras asks for it), the options, and work done ahead."""
     options = tf.data.Options()
     options.deterministic = True
     # Every worker builds its own part of each global batch; automatic sharding would take parts of parts.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return options
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
