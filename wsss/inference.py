@@ -4,6 +4,7 @@ TensorFlow and Keras are imported when a predictor is made, not when this module
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -136,14 +137,27 @@ def load_predictor(path, **options):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
-    import wsss.models  # noqa: F401  registers the classes that the file names
+    import wsss.models.classifier
+    import wsss.models.seam  # noqa: F401  these register the classes that a file names
 
     with _local_copy(path) as local:
         try:
             model = keras.models.load_model(local, compile=False)
         except (ValueError, TypeError, OSError, KeyError) as error:
-            raise UserError(f"`{path}` is no trained model: {str(error).splitlines()[0]}") from error
+            raise UserError(f"`{path}` is no trained model: {str(error).splitlines()[0][:200]}") from error
     return CamPredictor(model, **options)
+
+
+@functools.lru_cache(maxsize=1)
+def cached_predictor(path, content_hash, options):
+    """`load_predictor`, kept for the process: one model in memory, however many pipelines run in turn.
+
+    Args:
+        path: of the `.keras` file.
+        content_hash: of the file, so that a model trained anew at the same path is loaded anew.
+        options: `(name, value)` pairs.
+    """
+    return load_predictor(path, **dict(options))
 
 
 def _compile(model, cam, mirror):
