@@ -14,6 +14,12 @@ class Classifier(SEAM):
     Arguments and attributes are those of `SEAM`.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for layer in self.network.layers:
+            if layer.name.startswith("correlation_"):  # nothing tells them what to learn
+                layer.trainable = False
+
     @property
     def loss_terms(self):
         """Names of the terms of the loss, which are the names of their metrics."""
