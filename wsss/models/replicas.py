@@ -1,9 +1,9 @@
 """What a loss of the whole batch needs to know when replicas share the batch.
 
-Most terms are means over images, and the mean over the replicas is the mean over the batch. A term that counts
-or compares across images is not; with these two functions it is, so that one replica equals many. They are the
-only place of model code that speaks to `tf.distribute`; under other backends, and with one replica, they return
-what they are given.
+Most terms are means over images, and the mean over the replicas is the mean over the batch. A term that
+counts or compares across images is not; with these two functions it is, so that one replica equals many. They
+are the only place of model code that speaks to `tf.distribute`; under other backends, and with one replica,
+they return what they are given.
 """
 
 import keras
@@ -28,9 +28,9 @@ def mean_over_replicas(x):
 def gather_batch(x):
     """The rows of all replicas, in the order of the global batch.
 
-    A loss computed alike on every replica from gathered tensors, and averaged over the replicas as Keras does,
-    is the loss of the global batch and has its gradient: each replica's own rows carry the gradient, times the
-    number of replicas.
+    A loss computed alike on every replica from gathered tensors, and averaged over the replicas as Keras
+    does, is the loss of the global batch and has its gradient: each replica's own rows carry the gradient,
+    times the number of replicas.
 
     Args:
         x: float (rows, …), the same shape on every replica.
