@@ -1,0 +1,294 @@
+"""The pipeline through its program: what lies on disk afterwards, and what a second run makes of it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pseudo_label_cases import CLASS_NAMES, corrupt, make_records, tree, write_collection, write_run
+from tests.test_inference import straightforward_sum
+from wsss.data.images import decode_image, decode_mask
+from wsss.data.records import open_collection
+from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
+from wsss.pseudo_labels import main
+from wsss.seeds import background_scores, mask_from_scores, normalize_scores
+from wsss.transforms.write import decode_scores
+
+SCALES = (0.5, 1.0)
+FLAGS = ["--runner=DirectRunner", "--scales", "0.5,1", "--previews", "2"]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return make_records()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, records):
+    folder = tmp_path_factory.mktemp("data")
+    write_collection(str(folder), records)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
+    return str(write_run(tmp_path_factory.mktemp("run"), data))
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory, run):
+    """The output of one undisturbed run."""
+    output = tmp_path_factory.mktemp("output") / "labels"
+    assert main([*FLAGS, "--model", run, "--output", str(output), "--save_scores"]) == 0
+    return output
+
+
+def label(output, run, *flags):
+    return main([*FLAGS, "--model", run, "--output", str(output), "--save_scores", *flags])
+
+
+def expected_scores(model, record):
+    summed = straightforward_sum(model, decode_image(record.image_bytes), SCALES)
+    return normalize_scores(summed[list(record.labels)].astype(np.float32))
+
+
+def test_masks_and_scores_equal_the_straightforward_loop(labels, run, records):
+    model = keras.models.load_model(os.path.join(run, "model.keras"))
+    for record in records[:4]:
+        scores = expected_scores(model, record)
+        ours, keys = decode_scores((labels / "scores" / f"{record.image_id}.npz").read_bytes())
+        assert tuple(keys) == record.labels
+        np.testing.assert_allclose(ours, scores, atol=1e-3)  # float16 on disk
+        mask = decode_mask((labels / "masks" / f"{record.image_id}.png").read_bytes())
+        expected = mask_from_scores(scores, record.labels, background_scores(scores, threshold=0.2))
+        assert np.mean(mask == expected) > 0.99
+
+
+def test_every_image_has_a_palette_mask_of_its_own_size(labels, records):
+    assert sorted(path.stem for path in (labels / "masks").iterdir()) == [r.image_id for r in records]
+    for record in records:
+        with Image.open(labels / "masks" / f"{record.image_id}.png") as image:
+            assert image.mode == "P"
+            assert image.size == (record.width, record.height)
+            assert image.getpalette()[3:6] == [128, 0, 0]
+            assert set(np.unique(np.asarray(image))) <= {0, *(label + 1 for label in record.labels)}
+
+
+def test_metrics_equal_a_count_of_the_files(labels, records):
+    metrics = json.loads((labels / "metrics.json").read_text())
+    confusion, sweep = 0, ThresholdSweep(4)
+    for record in records:
+        mask = decode_mask((labels / "masks" / f"{record.image_id}.png").read_bytes())
+        confusion = confusion + confusion_matrix(record.mask, mask, 4)
+        scores, keys = decode_scores((labels / "scores" / f"{record.image_id}.npz").read_bytes())
+        sweep.update(scores, keys, record.mask)
+    assert metrics["miou"] == pytest.approx(mean_iou(counts_of(confusion)), abs=1e-12)
+    assert set(metrics["iou"]) == {"background", *CLASS_NAMES}
+    np.testing.assert_allclose(metrics["sweep"]["miou"], mean_iou(sweep.counts()), atol=2e-3)
+    assert metrics["sweep"]["miou"][20] == pytest.approx(metrics["miou"], abs=1e-12)
+    assert metrics["background_threshold"]["best_was_tuned_on"] == metrics["split"] == "train"
+    assert metrics["image_labels"] == "truth"
+
+
+def test_the_summary_says_what_was_made_with_what(labels, records, run):
+    summary = json.loads((labels / "summary.json").read_text())
+    assert summary["images"] == {"labelled": 12, "failed": 0, "failed_by_stage": {}}
+    assert sum(summary["class_pixels"].values()) == sum(r.height * r.width for r in records)
+    assert summary["options"]["image_labels"] == "truth"
+    assert summary["options"]["scales"] == [0.5, 1.0]
+    assert len(summary["model_hash"]) == 16
+    assert any("hardly learned" in warning for warning in summary["warnings"])
+    assert (labels / "errors.jsonl").read_text() == ""
+    assert len(list((labels / "previews").iterdir())) == 2
+    page = (labels / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page
+
+
+def test_two_runs_give_the_same_bytes(labels, run, tmp_path):
+    assert label(tmp_path, run) == 0
+    assert tree(tmp_path) == tree(labels)
+
+
+def test_a_second_run_skips_what_is_done(labels, run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
+    content = tree(labels)
+    assert label(labels, run) == 0
+    assert "3 of 3 shards are done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()} == before
+    assert tree(labels) == content
+
+
+def test_a_run_goes_on_where_shards_are_missing(labels, run, tmp_path):
+    shutil.copytree(labels, tmp_path / "labels")
+    (tmp_path / "labels" / "manifests" / "train-00001-of-00003.json").unlink()
+    for name in ("summary.json", "masks/image_01.png"):
+        (tmp_path / "labels" / name).unlink()
+    (tmp_path / "labels" / "masks" / ".image_04.png.abc.unfinished").write_bytes(b"half")
+    assert label(tmp_path / "labels", run) == 0
+    assert tree(tmp_path / "labels") == tree(labels)
+
+
+def test_other_options_are_an_error_and_overwrite_redoes_all(labels, run, tmp_path, capsys):
+    shutil.copytree(labels, tmp_path / "labels")
+    assert label(tmp_path / "labels", run, "--background_alpha", "4") == 2
+    error = capsys.readouterr().err
+    assert "background_alpha None there, 4.0 here" in error
+    assert error.count("\n") == 1
+    (tmp_path / "labels" / "mine.txt").write_text("kept")
+    assert label(tmp_path / "labels", run, "--background_alpha", "4", "--overwrite") == 0
+    summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
+    assert summary["options"]["background_threshold"] is None
+    assert (tmp_path / "labels" / "mine.txt").read_text() == "kept"
+    assert tree(tmp_path / "labels")["masks/image_01.png"] != tree(labels)["masks/image_01.png"]
+
+
+def test_one_corrupt_image_costs_one_line_and_nothing_else(labels, run, records, tmp_path):
+    damaged = [corrupt(record) if index == 5 else record for index, record in enumerate(records)]
+    write_collection(str(tmp_path / "data"), damaged)
+    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 0
+    (line,) = (tmp_path / "labels" / "errors.jsonl").read_text().splitlines()
+    error = json.loads(line)
+    assert (error["id"], error["stage"]) == ("image_05", "decode")
+    expected = {
+        name: content for name, content in tree(labels).items() if name.startswith(("masks", "scores"))
+    }
+    del expected["masks/image_05.png"], expected["scores/image_05.npz"]
+    ours = tree(tmp_path / "labels")
+    assert {
+        name: content for name, content in ours.items() if name.startswith(("masks", "scores"))
+    } == expected
+
+
+def test_too_many_failures_fail_the_job_but_keep_the_rest(run, records, tmp_path, capsys):
+    damaged = [corrupt(record) if index < 5 else record for index, record in enumerate(records)]
+    write_collection(str(tmp_path / "data"), damaged)
+    flags = ("--data", str(tmp_path / "data"), "--max_error_rate", "0.4")
+    assert label(tmp_path / "labels", run, *flags) == 1
+    assert "5 of 12 images failed" in capsys.readouterr().out
+    assert len(list((tmp_path / "labels" / "masks").iterdir())) == 7
+
+
+def test_a_damaged_shard_costs_its_images_only(run, records, tmp_path):
+    write_collection(str(tmp_path / "data"), records)
+    shard = tmp_path / "data" / "tiny-train.tfrecord-00001-of-00003"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 0
+    (line,) = (tmp_path / "labels" / "errors.jsonl").read_text().splitlines()
+    assert json.loads(line)["stage"] == "read"
+    assert len(list((tmp_path / "labels" / "masks").iterdir())) == 11
+
+
+def test_records_are_a_collection_with_the_pseudo_labels_for_masks(labels, run, records, tmp_path):
+    assert label(tmp_path, run, "--output_format", "tfrecord") == 0
+    collection = open_collection(str(tmp_path))
+    assert collection.class_names == CLASS_NAMES
+    assert collection.split_sizes == {"train": 12}
+    originals = {record.image_id: record for record in records}
+    for record in collection.read("train"):
+        expected = decode_mask((labels / "masks" / f"{record.image_id}.png").read_bytes())
+        np.testing.assert_array_equal(record.mask, expected)
+        original = originals[record.image_id]
+        assert (record.image_bytes, record.labels) == (original.image_bytes, original.labels)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_plain_folder_of_images_gets_predicted_labels(run, records, tmp_path):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for record in records[:5]:
+        (tmp_path / "images" / "sub" / f"{record.image_id}.png").write_bytes(record.image_bytes)
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"not a photograph")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    flags = ("--data", str(tmp_path / "images"), "--image_labels", "predicted", "--label_threshold", "0.4")
+    assert label(tmp_path / "labels", run, *flags, "--images_per_shard", "2") == 0
+    assert len(list((tmp_path / "labels" / "masks" / "sub").iterdir())) == 5
+    error = json.loads((tmp_path / "labels" / "errors.jsonl").read_text())
+    assert (error["id"], error["stage"]) == ("broken", "decode")
+    summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
+    assert summary["options"]["image_labels"] == "predicted"
+    assert summary["shards"] == 3
+    assert not (tmp_path / "labels" / "metrics.json").exists()
+
+
+def test_a_folder_without_tags_cannot_have_true_labels(run, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(make_records(1)[0].image_bytes)
+    assert label(tmp_path / "labels", run, "--data", str(tmp_path)) == 2
+    assert "--image_labels predicted" in capsys.readouterr().err
+
+
+def test_bare_the_newest_run_and_its_data_are_taken(labels, run, tmp_path, monkeypatch):
+    for name in ("seam-1", "seam-2"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    os.utime(tmp_path / "runs" / "seam-1" / "model.keras", (0, 0))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--scales", "0.5,1"]) == 0
+    ours = tree(tmp_path / "runs" / "seam-2" / "pseudo_labels" / "train" / "masks")
+    assert ours == tree(labels / "masks")
+
+
+def test_classes_of_model_and_collection_must_agree(run, records, tmp_path, capsys):
+    write_collection(str(tmp_path / "data"), records, class_names=("cat", "cow", "dog"))
+    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 2
+    assert "other classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--background_treshold", "0.3"], "Did you mean `--background_threshold`?"),
+        (["--background_threshold", "0.3", "--background_alpha", "4"], "one of"),
+        (["--model", "nowhere"], "no model at nowhere"),
+        (["--data", "nowhere/at-all"], "nowhere/at-all"),
+        (["--split", "test"], "no split `test`"),
+    ],
+)
+def test_a_users_mistake_is_one_line(run, tmp_path, capsys, flags, message):
+    assert label(tmp_path / "labels", run, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags", [["--scales", "0,1"], ["--background_threshold", "1.5"], ["--refine", "magic"], ["--scal", "1"]]
+)
+def test_a_bad_value_ends_with_code_two(run, tmp_path, capsys, flags):
+    try:
+        code = label(tmp_path / "labels", run, *flags)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_bytes(labels, run, tmp_path):
+    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    assert label(tmp_path, run, *flags) == 0
+    assert tree(tmp_path) == tree(labels)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(labels, run, tmp_path):
+    command = [sys.executable, str(Path(__file__).parents[1] / "pipelines" / "pseudo_labels.py"), *FLAGS]
+    command += ["--model", run, "--output", str(tmp_path), "--save_scores", "--images_per_wave", "4"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not list(tmp_path.glob("manifests/*.json")):
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "summary.json").exists()
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert tree(tmp_path) == tree(labels)
