@@ -18,10 +18,10 @@ from tests.pseudo_label_cases import CLASS_NAMES, corrupt, make_records, tree, w
 from tests.test_inference import straightforward_sum
 from wsss.data.images import decode_image, decode_mask
 from wsss.data.records import open_collection
+from wsss.layout import decode_scores
 from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
 from wsss.pseudo_labels import main
 from wsss.seeds import background_scores, mask_from_scores, normalize_scores
-from wsss.transforms.write import decode_scores
 
 SCALES = (0.5, 1.0)
 FLAGS = ["--runner=DirectRunner", "--scales", "0.5,1", "--previews", "2"]

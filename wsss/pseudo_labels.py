@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from wsss import files
 from wsss.errors import UserError, program
+from wsss.layout import Layout
 from wsss.results import write_results
 
 _NOT_RECORDED = ("output", "overwrite", "images_per_wave", "max_error_rate", "accelerator")
@@ -231,7 +232,6 @@ def make_pseudo_labels(options, run, beam_argv=()):
     """
     from wsss.inference import cached_predictor
     from wsss.transforms.read import open_source
-    from wsss.transforms.write import Layout
 
     source = open_source(
         options.data, options.split, images_per_shard=options.images_per_shard, previews=options.previews

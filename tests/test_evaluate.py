@@ -1,0 +1,134 @@
+"""The evaluation program: figures by hand, on every kind of input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
+from wsss import files
+from wsss.data.images import encode_mask, voc_palette
+from wsss.evaluate import main
+from wsss.layout import encode_scores, file_name, image_id_of
+
+TRUTH = {"a": [[0, 0, 1, 1]], "b": [[2, 2, 255, 0]], "sub/c": [[1, 1, 1, 1]]}
+PREDICTED = {"a": [[0, 1, 1, 1]], "b": [[2, 255, 2, 0]], "sub/c": [[1, 1, 1, 0]]}
+
+
+def write_masks(folder, masks):
+    for image_id, mask in masks.items():
+        path = files.join(str(folder), f"{file_name(image_id)}.png")
+        files.write_bytes(path, encode_mask(np.array(mask, np.uint8), voc_palette()))
+    return str(folder)
+
+
+@pytest.fixture
+def truth(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    return write_masks(tmp_path / "truth", TRUTH)
+
+
+def evaluate(tmp_path, predictions, truth, *flags):
+    output = tmp_path / "evaluation"
+    arguments = ["--predictions", str(predictions), "--truth", str(truth), "--output", str(output), *flags]
+    code = main([*arguments, "--classes", str(tmp_path / "classes.txt")])
+    return code, json.loads((output / "metrics.json").read_text()) if code == 0 else None
+
+
+def test_masks_are_counted_as_by_hand(tmp_path, truth, capsys):
+    code, figures = evaluate(tmp_path, write_masks(tmp_path / "predicted", PREDICTED), truth)
+    assert code == 0
+    classes = figures["classes"]
+    assert classes["background"] == {"iou": 0.5, "true_positives": 2, "predicted": 3, "truth": 3}
+    assert classes["cat"] == {"iou": 5 / 7, "true_positives": 5, "predicted": 6, "truth": 6}
+    assert classes["dog"] == {"iou": 0.5, "true_positives": 1, "predicted": 1, "truth": 2}
+    assert figures["miou"] == pytest.approx((0.5 + 5 / 7 + 0.5) / 3)
+    assert figures["decided_share_of_pixels"] == pytest.approx(10 / 11)
+    printed = capsys.readouterr().out
+    assert "57.1" in printed
+    assert "90.91 % of the pixels decided" in printed
+    assert "cat,0.7142857142857143,5,6,6" in (tmp_path / "evaluation" / "classes.csv").read_text()
+
+
+@pytest.mark.parametrize(("undecided", "dog", "background"), [("skip", 1.0, 0.5), ("background", 0.5, 0.4)])
+def test_undecided_pixels_count_as_told(tmp_path, truth, undecided, dog, background):
+    predicted = write_masks(tmp_path / "predicted", PREDICTED)
+    _, figures = evaluate(tmp_path, predicted, truth, "--undecided", undecided)
+    assert figures["classes"]["dog"]["iou"] == pytest.approx(dog)
+    assert figures["classes"]["background"]["iou"] == pytest.approx(background)
+
+
+def test_a_missing_prediction_counts_unless_it_is_left_out(tmp_path, truth):
+    predicted = write_masks(tmp_path / "predicted", {key: PREDICTED[key] for key in ("a", "b")})
+    _, figures = evaluate(tmp_path, predicted, truth)
+    assert figures["images"] == {"compared": 2, "missing": 1}
+    assert figures["missing"] == ["sub/c"]
+    assert figures["classes"]["cat"]["truth"] == 6
+    _, figures = evaluate(tmp_path, predicted, truth, "--leave_out_missing")
+    assert figures["classes"]["cat"]["truth"] == 2
+
+
+def test_scores_give_the_whole_curve(tmp_path, truth):
+    folder = tmp_path / "scores"
+    for image_id, mask in TRUTH.items():
+        scores = np.where(np.array([mask]) == 1, 0.5, 0.25).astype(np.float32)
+        files.write_bytes(str(folder / f"{image_id}.npz"), encode_scores(scores, [0]))
+    code, figures = evaluate(tmp_path, folder, truth)
+    assert code == 0
+    assert figures["background_threshold"]["tuned_on_these_images"] is True
+    assert figures["background_threshold"]["best"] == 0.25
+    assert figures["classes"]["cat"]["iou"] == 1.0
+    assert figures["classes"]["dog"]["iou"] == 0.0
+    assert len((tmp_path / "evaluation" / "threshold_curve.csv").read_text().splitlines()) == 61
+    assert (tmp_path / "evaluation" / "threshold_curve.png").read_bytes().startswith(b"\x89PNG")
+    _, figures = evaluate(tmp_path, folder, truth, "--threshold", "0.005")
+    assert figures["background_threshold"]["used"] == 0.005
+    assert figures["classes"]["cat"]["predicted"] == 11
+
+
+def test_collections_are_read_on_both_sides(tmp_path, capsys):
+    write_collection(str(tmp_path / "data"), make_records(4))
+    data = str(tmp_path / "data")
+    assert main(["--predictions", data, "--truth", data]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in CLASS_NAMES)
+    assert "100.00 % of the pixels decided" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--truth", "empty"], "holds no masks"),
+        (["--predictions", "empty"], "holds no predictions"),
+        (["--predictions", "other"], "No image has both"),
+        (["--predictions", "large"], "differ in shape"),
+        (["--predictions", "label"], "Label 9 in the prediction"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path, truth, capsys, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    write_masks(tmp_path / "other", {"z": [[0]]})
+    write_masks(tmp_path / "large", {"a": [[0] * 9]})
+    write_masks(tmp_path / "label", {"a": [[9] * 4]})
+    (tmp_path / "empty").mkdir()
+    arguments = ["--predictions", truth, "--truth", truth, "--classes", "classes.txt", *flags]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_without_names_of_the_classes_they_are_asked_for(tmp_path, truth, capsys):
+    assert main(["--predictions", truth, "--truth", truth]) == 2
+    assert "--classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "image_id", ["plain", "a/b", "../up", "/root", "50%", "%2F", 'x:*?"<>|', "a//b", ".hidden", "käse"]
+)
+def test_every_image_id_has_a_harmless_name_that_leads_back(image_id):
+    name = file_name(image_id)
+    assert image_id_of(name) == image_id
+    assert not name.startswith(("/", "."))
+    assert "/." not in name
+    assert not set(name) & set('\\:*?"<>|')

@@ -1,0 +1,323 @@
+"""Masks or scores against true masks: mIoU, a table of the classes, the curve of all background thresholds.
+
+python -m wsss.evaluate --predictions labels --truth shards --split train
+python -m wsss.evaluate --predictions labels/scores --truth masks --output evaluation
+"""
+
+import argparse
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from wsss import files
+from wsss.data.images import BadImage, decode_mask
+from wsss.data.records import open_collection
+from wsss.errors import UserError, program
+from wsss.layout import decode_scores, image_id_of
+from wsss.metrics import (
+    IGNORE,
+    THRESHOLDS,
+    Counts,
+    ThresholdSweep,
+    confusion_matrix,
+    counts_of,
+    iou,
+    mean_iou,
+)
+
+UNDECIDED = ("wrong", "skip", "background")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks or scores by image id.
+
+    Attributes:
+        by_id: image id -> a function without arguments that reads it: a mask, or `(scores, keys)`.
+        are_scores: whether they are scores.
+        class_names: the foreground classes, empty where not known.
+    """
+
+    by_id: Mapping[str, Callable]
+    are_scores: bool = False
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts over the images whose truth is known.
+
+    Attributes:
+        compared: number of images with a prediction.
+        missing: ids of the images without.
+        confusion: int64 `(classes, classes + 1)` of masks, else None.
+        sweep: `ThresholdSweep` of scores, else None.
+    """
+
+    compared: int
+    missing: tuple[str, ...]
+    confusion: np.ndarray | None
+    sweep: ThresholdSweep | None
+
+
+@program
+def main(argv=None):
+    """Compares predictions with the truth, prints the figures and writes them where `--output` says."""
+    options = make_parser().parse_args(argv)
+    truth = open_masks(options.truth, options.split)
+    predictions = open_masks(options.predictions, options.split, scores_too=True)
+    if truth.are_scores or not truth.by_id:
+        raise UserError(
+            f"`--truth` {options.truth} holds no masks: neither ID.png nor a collection with masks."
+        )
+    names = ("background", *_class_names(options.classes, truth, predictions))
+    evaluation = evaluate(
+        predictions, truth, len(names), leave_out_missing=options.leave_out_missing, thresholds=_grid(options)
+    )
+    figures = make_figures(evaluation, names, options.threshold, options.undecided, options.absent)
+    _print_figures(figures)
+    if options.output:
+        _write_figures(options.output, figures)
+    return 0
+
+
+def make_parser():
+    """The program's parser."""
+    parser = argparse.ArgumentParser(prog="wsss.evaluate", description=main.__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add(
+        "--predictions",
+        required=True,
+        help="output of pseudo_labels.py, a folder of ID.png masks or of ID.npz scores, or a collection",
+    )
+    add("--truth", required=True, help="folder of ID.png masks, or a collection with masks")
+    add("--split", default="train", help="split of a collection; default train")
+    add("--classes", default="", help="text file, a foreground class a line; default: as the collection says")
+    add("--threshold", type=_share, help="of scores: the background's score, in [0, 1]; default: the best")
+    add("--undecided", choices=UNDECIDED, default="wrong", help="what predicted 255 is; default wrong")
+    add(
+        "--absent",
+        choices=("zero", "skip"),
+        default="zero",
+        help="a class on neither side is zero in the mean (default, as in SEAM) or left out (as in IRN)",
+    )
+    add(
+        "--leave_out_missing", action="store_true", help="do not count images without prediction as undecided"
+    )
+    add("--output", default="", help="folder for metrics.json, classes.csv, threshold_curve.csv and .png")
+    return parser
+
+
+def open_masks(path, split="train", scores_too=False):
+    """The `Masks` in a folder, in the output of the pipeline, or in a split of a collection.
+
+    Args:
+        path: folder, local or remote; of the pipeline's output, its masks are taken.
+        split: of a collection.
+        scores_too: whether `.npz` scores are accepted.
+
+    Raises:
+        UserError: there is nothing of the kind.
+    """
+    if files.exists(files.join(path, "dataset_info.json")):
+        return _collection_masks(path, split)
+    settings = _settings(path)
+    folder = files.join(path, "masks") if settings and files.exists(files.join(path, "masks")) else path
+    found = {suffix: _by_id(folder, suffix) for suffix in (".png", ".npz")}
+    if found[".png"] or not scores_too:
+        by_id = {image_id: _reader(file, decode_mask) for image_id, file in found[".png"].items()}
+        return Masks(by_id, class_names=tuple(settings.get("class_names", ())))
+    if not found[".npz"]:
+        raise UserError(f"{path} holds no predictions: no ID.png, no ID.npz, no collection.")
+    settings = settings or _settings(files.join(path, ".."))
+    by_id = {image_id: _reader(file, decode_scores) for image_id, file in found[".npz"].items()}
+    return Masks(by_id, are_scores=True, class_names=tuple(settings.get("class_names", ())))
+
+
+def evaluate(predictions, truth, classes, *, leave_out_missing=False, thresholds=THRESHOLDS):
+    """Counts predictions against the truth, image by image in one pass.
+
+    An image without prediction counts as undecided at every pixel (scores: as background), unless left out.
+
+    Args:
+        predictions: `Masks`.
+        truth: `Masks` that are no scores.
+        classes: number of classes with the background.
+        leave_out_missing: whether images without prediction are not counted.
+        thresholds: of the sweep over scores.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        UserError: no image is on both sides, or one pair does not fit together.
+    """
+    missing = tuple(sorted(set(truth.by_id) - set(predictions.by_id)))
+    compared = len(truth.by_id) - len(missing)
+    if not compared:
+        raise UserError(
+            f"No image has both a prediction and a truth, such as {min(predictions.by_id, default='(none)')} "
+            f"and {min(truth.by_id)}."
+        )
+    sweep = ThresholdSweep(classes, thresholds) if predictions.are_scores else None
+    confusion = None if predictions.are_scores else np.zeros((classes, classes + 1), np.int64)
+    for image_id in tqdm(sorted(truth.by_id), unit="image", disable=None):
+        if image_id not in predictions.by_id and leave_out_missing:
+            continue
+        try:
+            true_mask = truth.by_id[image_id]()
+            predicted = predictions.by_id[image_id]() if image_id in predictions.by_id else None
+            if sweep is not None:
+                sweep.update(*(predicted or (np.zeros((0, *true_mask.shape), np.float32), ())), true_mask)
+            else:
+                predicted = np.full_like(true_mask, IGNORE) if predicted is None else predicted
+                confusion += confusion_matrix(true_mask, predicted, classes)
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(f"Image {image_id}: {error}") from error
+    return Evaluation(compared, missing, confusion, sweep)
+
+
+def make_figures(evaluation, names, threshold=None, undecided="wrong", absent="zero"):
+    """The figures of an `Evaluation` as plain values, for JSON.
+
+    Args:
+        evaluation: `Evaluation`.
+        names: of the classes, the background's first.
+        threshold: of scores, the background's; None takes the best one.
+        undecided: what predicted 255 counts as: `wrong`, `skip` or `background`.
+        absent: how a class counts that is on neither side: `zero` or `skip`.
+    """
+    figures = {
+        "images": {"compared": evaluation.compared, "missing": len(evaluation.missing)},
+        "missing": list(evaluation.missing),
+        "undecided_counts_as": undecided,
+        "absent_class_counts_as": absent,
+    }
+    if evaluation.sweep is None:
+        counts, decided = counts_of(evaluation.confusion, undecided), evaluation.confusion[:, :-1].sum()
+        figures["decided_share_of_pixels"] = float(decided / max(1, evaluation.confusion.sum()))
+    else:
+        sweep = evaluation.sweep
+        all_counts, (best, best_miou) = sweep.counts(), sweep.best(absent)
+        used = best if threshold is None else threshold
+        counts = Counts(*(part[int(np.argmin(np.abs(sweep.thresholds - used)))] for part in all_counts))
+        figures["background_threshold"] = {
+            "used": used,
+            "tuned_on_these_images": threshold is None,
+            "best": best,
+            "best_miou": best_miou,
+        }
+        curve = mean_iou(all_counts, absent).tolist()
+        figures["sweep"] = {"thresholds": sweep.thresholds.tolist(), "miou": curve}
+    each = iou(counts)
+    figures["miou"] = float(mean_iou(counts, absent))
+    figures["classes"] = {
+        name: {
+            "iou": None if np.isnan(each[index]) else float(each[index]),
+            **{part: int(getattr(counts, part)[index]) for part in Counts._fields},
+        }
+        for index, name in enumerate(names)
+    }
+    return figures
+
+
+def _collection_masks(path, split):
+    collection = open_collection(path)
+    if not collection.has_masks:
+        raise UserError(f"{path} has no masks.")
+    by_id = {}
+    for record in collection.read(split):
+        data = record.mask_bytes  # the photographs are not kept
+        by_id[record.image_id] = lambda data=data: decode_mask(data)
+    return Masks(by_id, class_names=tuple(collection.class_names))
+
+
+def _by_id(folder, suffix):
+    """Image id -> path of the files with a suffix, in sub-folders too."""
+    prefix = len(str(folder).rstrip("/")) + 1
+    found = files.list_files(files.join(files.escape(folder), "**"))
+    return {image_id_of(path[prefix : -len(suffix)]): path for path in found if path.endswith(suffix)}
+
+
+def _reader(path, decode):
+    def read():
+        try:
+            return decode(files.read_bytes(path))
+        except BadImage as error:
+            raise UserError(f"{path}: {error}") from error
+
+    return read
+
+
+def _settings(folder):
+    path = files.join(folder, "options.json")
+    return files.read_json(path) if files.exists(path) else {}
+
+
+def _class_names(path, truth, predictions):
+    if path:
+        return tuple(line.strip() for line in files.read_text(path).splitlines() if line.strip())
+    names = truth.class_names or predictions.class_names
+    if not names:
+        raise UserError(
+            "Neither side says which classes there are: pass `--classes`, a file with one a line."
+        )
+    return names
+
+
+def _grid(options):
+    return THRESHOLDS if options.threshold is None else np.union1d(THRESHOLDS, [options.threshold])
+
+
+def _print_figures(figures):
+    width = max(len(name) for name in figures["classes"])
+    print(f"{'class':{width}}  IoU, %  true pixels")
+    for name, row in figures["classes"].items():
+        value = "–" if row["iou"] is None else f"{100 * row['iou']:.1f}"
+        print(f"{name:{width}}  {value:>6}  {row['truth']:>11}")
+    print(f"{'mean':{width}}  {100 * figures['miou']:>6.1f}")
+    images = figures["images"]
+    print(f"{images['compared']} images, {images['missing']} without prediction", end="")
+    if "sweep" in figures:
+        threshold = figures["background_threshold"]
+        origin = "the best one on these very images" if threshold["tuned_on_these_images"] else "as given"
+        print(f"; background threshold {threshold['used']:.2f}, {origin}")
+    else:
+        share = 100 * figures["decided_share_of_pixels"]
+        print(f"; {share:.2f} % of the pixels decided, the others count as {figures['undecided_counts_as']}")
+
+
+def _write_figures(folder, figures):
+    files.write_json(files.join(folder, "metrics.json"), figures)
+    rows = [("class", "iou", *Counts._fields)]
+    rows += [(name, *row.values()) for name, row in figures["classes"].items()]
+    files.write_text(files.join(folder, "classes.csv"), _csv(rows))
+    if "sweep" in figures:
+        from wsss.report import plot_curve
+
+        sweep = figures["sweep"]
+        points = list(zip(sweep["thresholds"], sweep["miou"], strict=True))
+        files.write_text(files.join(folder, "threshold_curve.csv"), _csv([("threshold", "miou"), *points]))
+        picture = plot_curve(sweep["thresholds"], sweep["miou"], figures["background_threshold"]["used"])
+        files.write_bytes(files.join(folder, "threshold_curve.png"), picture)
+
+
+def _csv(rows):
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def _share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1]; got {text}")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
