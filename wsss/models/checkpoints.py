@@ -134,10 +134,9 @@ def _published_shape(variable):
 
 
 def _similar(name, tensors):
-    """A hint at the tensor that may be meant."""
-    last = name.split(".", 1)[-1]
-    found = [other for other in tensors if other.endswith(last)]
-    return f" (there is `{found[0]}`)" if len(found) == 1 else ""
+    """A hint at the tensor that may be meant: the same name behind a prefix."""
+    found = [other for other in tensors if other.endswith(f".{name}")]
+    return f" (there is `{found[0]}`)" if found else ""
 
 
 def _ignored(name):
