@@ -197,8 +197,8 @@ def _load_model_file(path):
     inputs = keras.tree.flatten(model.inputs)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(model.outputs) != 1:
         raise ValueError(
-            f"The network in {path} must have one input, images (batch, height, width, channels), and one output. "
-            f"Received: inputs {[x.shape for x in inputs]}, outputs {[x.shape for x in model.outputs]}."
+            f"The network in {path} must have one input, images (batch, height, width, channels), and "
+            f"one output. Received: {[x.shape for x in inputs]} and {[x.shape for x in model.outputs]}."
         )
     return model
 

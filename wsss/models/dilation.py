@@ -169,7 +169,7 @@ class _Conversion:
         elif converted:
             raise ValueError(
                 f"Layer {layer.name!r} ({type(layer).__name__}) has strides {stride} and no dilation, so the "
-                f"network cannot be brought to output stride {self.output_stride}. Choose a larger output stride."
+                f"network cannot be brought to output stride {self.output_stride}. Choose a larger one."
             )
         else:
             output = self._copy(layer)(*args, **kwargs)

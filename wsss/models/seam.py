@@ -56,6 +56,8 @@ class SEAM(keras.Model):
             coarser grid of that many. The default covers 448 x 448 at stride 8 and photographs of
             500 x 375 at twice their size.
         seed: of the random views.
+        network: the complete functional model in place of the first four arguments; used by loading.
+        head_features: Keras tensors for the heads of a subclass, by name.
 
     Attributes:
         cam, refined_cam: Keras models, images -> float (batch, h, w, classes), raw, at the features' size.
@@ -92,6 +94,7 @@ class SEAM(keras.Model):
         max_correlation_positions=12288,
         seed=None,
         network=None,
+        head_features=None,
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
@@ -117,8 +120,9 @@ class SEAM(keras.Model):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         if network is None:
-            outputs = self._head(image_input, feature_output, correlation_feature)
-            network = keras.Model(image_input, outputs, name="network")
+            network = self._build_network(
+                image_input, feature_output, correlation_feature, head_features or {}
+            )
         self.network = network
         self._metric_of = {term: keras.metrics.Mean(name=term) for term in self.loss_terms}
         self.built = True
@@ -128,13 +132,17 @@ class SEAM(keras.Model):
         """Names of the terms of the loss, which are the names of their metrics."""
         return ("classification_loss", "er_loss", "ecr_loss", "min_pooling_loss")
 
-    def _head(self, image, feature, correlation_feature):
-        """The new layers on the features: maps, scores, refined maps; by the names of the outputs."""
+    def _build_network(self, image, feature, correlation_feature, head_features):
         if correlation_feature is None:
             embedding = layers.Conv2D(192, 1, use_bias=False, name="correlation_embedding")
             correlation_feature = embedding(StopGradient()(feature))
         if self.dropout:
             feature = layers.SpatialDropout2D(self.dropout, name="head_dropout")(feature)
+        outputs = self._head(image, feature, correlation_feature, **head_features)
+        return keras.Model(image, outputs, name="network")
+
+    def _head(self, image, feature, correlation_feature):
+        """The new layers on the features: maps, refined maps and scores, by the names of the outputs."""
         channels = self.classes + self.cam_background
         cam = layers.Conv2D(channels, 1, use_bias=False, name="cam_head")(feature)
         if self.cam_background:

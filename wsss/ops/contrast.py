@@ -57,7 +57,7 @@ def pixel_prototype_contrast(
     pixels_per_prototype=32,
     temperature=0.1,
     negative_ranks=(3, 13),
-    hard_pixel_rate=0.6,
+    hard_pixel_range=(0.1, 0.6),
     repaired=False,
 ):
     """All terms of pixel-to-prototype contrast for a pair of views that show the same pixels.
@@ -67,14 +67,14 @@ def pixel_prototype_contrast(
         other: `ContrastView`; after resizing to `grid`, its pixels must be those of `view`.
         image_labels: float 0/1 (batch, K).
         sampled: for each view bool (batch * grid,), the pixels taken in addition to the hard ones in
-            the intra-view term, or None: half of each class, by `sample_half(…, seed)`.
-        seed: int, `keras.random.SeedGenerator`, or None: see `sample_half`.
+            the intra-view term, or None: as large a share of each class as is not hard, by `sample_pixels`.
+        seed: int, `keras.random.SeedGenerator`, or None: see `sample_pixels`.
         grid: `(height, width)` to which all maps are resized (aligned corners).
         background_threshold: in [0, 1], the background's score at every pixel.
         pixels_per_prototype: >= 1, see `estimate_prototypes`.
         temperature: > 0.
         negative_ranks: see `intra_view_contrast`.
-        hard_pixel_rate: see `intra_view_contrast`.
+        hard_pixel_range: see `intra_view_contrast`.
         repaired: whether to repair the background's prototype and leave out absent classes; see the
             module.
 
@@ -94,8 +94,9 @@ def pixel_prototype_contrast(
         return prototype_contrast(pixels, labels, prototypes, temperature)
 
     def intra(pixels, labels, prototypes, sampled):
-        sampled = sample_half(labels, seed) if sampled is None else sampled
-        ranks = {"negative_ranks": negative_ranks, "hard_pixel_rate": hard_pixel_rate}
+        if sampled is None:
+            sampled = sample_pixels(labels, 1 - (hard_pixel_range[1] - hard_pixel_range[0]), seed)
+        ranks = {"negative_ranks": negative_ranks, "hard_pixel_range": hard_pixel_range}
         return intra_view_contrast(pixels, labels, prototypes, sampled, temperature, **ranks)
 
     return Contrast(
@@ -185,7 +186,14 @@ def prototype_contrast(pixels, labels, prototypes, temperature=0.1):
 
 
 def intra_view_contrast(
-    pixels, labels, prototypes, sampled, temperature=0.1, *, negative_ranks=(3, 13), hard_pixel_rate=0.6
+    pixels,
+    labels,
+    prototypes,
+    sampled,
+    temperature=0.1,
+    *,
+    negative_ranks=(3, 13),
+    hard_pixel_range=(0.1, 0.6),
 ):
     """Contrast within a view, on half of each class's pixels at random and as many hard ones.
 
@@ -197,11 +205,13 @@ def intra_view_contrast(
         pixels: float (pixels, channels), of length 1.
         labels: int (pixels,).
         prototypes: `Prototypes` of the same view.
-        sampled: bool (pixels,), half (rounded down) of the pixels of each class.
+        sampled: bool (pixels,), pixels that count beside the hard ones, as published half (rounded down)
+            of each class.
         temperature: > 0.
         negative_ranks: `(first, end)`, 0 = most similar; clipped to the number of prototypes.
-        hard_pixel_rate: in [0.5, 1]: of the pixels of a class, sorted by similarity to their prototype,
-            the least similar share within which the hard half ends.
+        hard_pixel_range: `(first, end)` in [0, 1]: of the pixels of a class, sorted from the least similar
+            to their prototype, the share at `end` (rounded down) ends the hard ones, and `end - first` of the
+            pixels (rounded down) are hard.
 
     Returns:
         float scalar: the sum over classes of the mean over their chosen pixels, by present classes.
@@ -213,25 +223,28 @@ def intra_view_contrast(
     compared = ops.concatenate([positive[:, None], ranked[:, first:]], axis=-1) / temperature
     loss = ops.logsumexp(compared, axis=-1) - compared[:, 0]
 
-    class_size = ops.sum(ops.one_hot(labels, similarity.shape[-1], dtype="int32"), axis=0)
+    classes = similarity.shape[-1]
+    class_size = ops.sum(ops.one_hot(labels, classes, dtype="int32"), axis=0)
     size = ops.take(class_size, labels)
-    half = size // 2
-    # The small addend makes 0.6 * 5 three on every backend.
-    hard_end = ops.cast(ops.cast(size, "float32") * hard_pixel_rate + 1e-2, "int32")
+    hard_count = _share(size, hard_pixel_range[1] - hard_pixel_range[0])
+    hard_end = _share(size, hard_pixel_range[1])
     rank = _rank_in_class(labels, ops.stop_gradient(positive))
-    hard = ops.logical_and(rank >= hard_end - half, rank < hard_end)
+    hard = ops.logical_and(rank >= hard_end - hard_count, rank < hard_end)
     taken = ops.cast(hard, "float32") + ops.cast(sampled, "float32")
-    weight = taken / ops.cast(ops.maximum(2 * half, 1), "float32")
+    taken_in_class = ops.segment_sum(taken, labels, num_segments=classes)
+    weight = taken / ops.maximum(ops.take(taken_in_class, labels), 1.0)
     present = ops.sum(ops.cast(class_size > 0, "float32"))
     return ops.sum(weight * loss) / present
 
 
-def sample_half(labels, seed=None):
-    """Half of the pixels of each class (rounded down).
+def sample_pixels(labels, share=0.5, seed=None):
+    """A share of the pixels of each class (rounded down).
 
     Args:
         labels: int (pixels,).
-        seed: int or `keras.random.SeedGenerator` for a random half; None for every other pixel.
+        share: in [0, 1].
+        seed: int or `keras.random.SeedGenerator` for a random choice; None for evenly spaced pixels, every
+            other one for the half.
 
     Returns:
         bool (pixels,).
@@ -239,7 +252,13 @@ def sample_half(labels, seed=None):
     key = ops.cast(ops.arange(ops.shape(labels)[0]), "float32")
     if seed is not None:
         key = keras.random.uniform(ops.shape(labels), seed=seed)
-    return _rank_in_class(labels, key) % 2 == 1
+    rank = _rank_in_class(labels, key)
+    return _share(rank + 1, share) > _share(rank, share)
+
+
+def _share(count, share):
+    """`count * share` rounded down; the small addend makes 0.6 * 5 three on every backend."""
+    return ops.cast(ops.cast(count, "float32") * share + 1e-2, "int32")
 
 
 def _rank_in_class(labels, key):

@@ -1,0 +1,172 @@
+"""Pixel-to-Prototype Contrast: SEAM whose features also gather around one prototype a class."""
+
+import keras
+from keras import layers, ops
+
+from wsss.models.seam import SEAM
+from wsss.ops.contrast import ContrastView, pixel_prototype_contrast
+
+VARIANTS = ("published", "repaired")
+
+
+@keras.saving.register_keras_serializable(package="wsss")
+class Pixel2Prototype(SEAM):
+    """SEAM with contrast between pixels and class prototypes, across two views and within each.
+
+    Source: Du et al., "Weakly Supervised Semantic Segmentation by Pixel-to-Prototype Contrast", CVPR 2022.
+    All terms of `SEAM` stay; three join them, computed on a small grid with pseudo labels from the refined
+    maps: `cross_prototype_loss` (pixels of a view against the prototypes of the other), `cross_cam_loss`
+    (against their own prototypes, by the other view's pseudo labels) and `intra_view_loss` (hard pixels and
+    semi-hard prototypes of one view). They compare pixels of the whole batch; sample weights scale them by
+    their mean.
+
+    Args:
+        image_input, feature_output, classes: see `SEAM`.
+        project_feature: Keras tensor (batch, h', w', channels), the features that are compared. None: a new
+            convolution with 128 channels and ReLU.
+        correlation_feature: see `SEAM`.
+        prototype_confidence_rate: in (0, 1], share of the pixels of one image that make a prototype: the
+            highest scoring of the batch, as many whatever its size.
+        nce_tau: > 0, temperature of all terms.
+        cp_contrast_coef, cc_contrast_coef, intra_contrast_coef: >= 0, weights of the terms: cross prototype,
+            cross CAM, intra view.
+        background_threshold: in [0, 1], score of the background in the pseudo labels.
+        hard_prototype_range: `(first, end)` in [0, 1]: prototypes ranked by similarity to the pixel; those in
+            this range of the ranks are its negatives within a view. The default is ranks 4 to 13 of 21.
+        hard_pixel_range: `(first, end)` in [0, 1]: the pixels of a class ranked from the least similar to
+            their prototype; those in this range count as hard, and as large a share as is left is drawn at
+            random.
+        contrast_grid: `(height, width)` of the grid.
+        contrast_variant: "published", or "repaired": the background's prototype comes from the pixels with
+            the least foreground in place of the first pixels of the batch, and absent classes have none.
+        **kwargs: the other options of `SEAM`.
+    """
+
+    def __init__(
+        self,
+        image_input=None,
+        feature_output=None,
+        classes=None,
+        project_feature=None,
+        correlation_feature=None,
+        name="p2p",
+        *,
+        prototype_confidence_rate=0.125,
+        nce_tau=0.1,
+        cp_contrast_coef=0.1,
+        cc_contrast_coef=0.1,
+        intra_contrast_coef=0.1,
+        background_threshold=0.2,
+        hard_prototype_range=(0.15, 0.62),
+        hard_pixel_range=(0.1, 0.6),
+        contrast_grid=(16, 16),
+        contrast_variant="published",
+        **kwargs,
+    ):
+        _check_options(
+            prototype_confidence_rate, nce_tau, background_threshold, hard_prototype_range, hard_pixel_range
+        )
+        if contrast_variant not in VARIANTS:
+            raise ValueError(f"`contrast_variant` must be one of {VARIANTS}. Received: {contrast_variant!r}.")
+        super().__init__(
+            image_input,
+            feature_output,
+            classes,
+            correlation_feature,
+            name=name,
+            head_features={"project_feature": project_feature},
+            **kwargs,
+        )
+        self.prototype_confidence_rate = float(prototype_confidence_rate)
+        self.nce_tau = float(nce_tau)
+        self.cp_contrast_coef = float(cp_contrast_coef)
+        self.cc_contrast_coef = float(cc_contrast_coef)
+        self.intra_contrast_coef = float(intra_contrast_coef)
+        self.background_threshold = float(background_threshold)
+        self.hard_prototype_range = tuple(float(bound) for bound in hard_prototype_range)
+        self.hard_pixel_range = tuple(float(bound) for bound in hard_pixel_range)
+        self.contrast_grid = tuple(int(side) for side in contrast_grid)
+        self.contrast_variant = contrast_variant
+
+    @property
+    def loss_terms(self):
+        return (*super().loss_terms, "cross_prototype_loss", "cross_cam_loss", "intra_view_loss")
+
+    def _head(self, image, feature, correlation_feature, project_feature):
+        outputs = super()._head(image, feature, correlation_feature)
+        if project_feature is None:
+            projection = layers.Conv2D(128, 1, use_bias=False, activation="relu", name="projection")
+            project_feature = projection(feature)
+        return {**outputs, "projection": project_feature}
+
+    def _terms(self, x, y, first, other, view, sample_weight):
+        yield from super()._terms(x, y, first, other, view, sample_weight)
+        contrast = self._contrast(y, _warped(first, view.to_second), _contrast_view(other))
+        if view.to_first is not None:
+            inverse = self._contrast(y, _contrast_view(first), _warped(other, view.to_first))
+            contrast = [(one + two) / 2 for one, two in zip(contrast, inverse)]
+        weight = 1.0 if sample_weight is None else ops.mean(ops.cast(sample_weight, "float32"))
+        coefficients = (self.cp_contrast_coef, self.cc_contrast_coef, self.intra_contrast_coef)
+        for term, coefficient, value in zip(self.loss_terms[-3:], coefficients, contrast):
+            yield term, coefficient, weight * value
+
+    def _contrast(self, y, first, other):
+        height, width = self.contrast_grid
+        prototypes = self.classes + 1
+        start, end = (int(bound * prototypes) for bound in self.hard_prototype_range)
+        return pixel_prototype_contrast(
+            first,
+            other,
+            ops.cast(y, "float32"),
+            sampled=self.sampled_pixels(),
+            seed=self.seed_generator,
+            grid=self.contrast_grid,
+            background_threshold=self.background_threshold,
+            pixels_per_prototype=max(int(self.prototype_confidence_rate * height * width), 1),
+            temperature=self.nce_tau,
+            negative_ranks=(start, max(end, start + 1)),
+            hard_pixel_range=self.hard_pixel_range,
+            repaired=self.contrast_variant == "repaired",
+        )
+
+    def sampled_pixels(self):
+        """The pixels of both views in the random part of the intra-view term; None draws them anew."""
+        return None, None
+
+    def get_config(self):
+        own = {
+            "prototype_confidence_rate": self.prototype_confidence_rate,
+            "nce_tau": self.nce_tau,
+            "cp_contrast_coef": self.cp_contrast_coef,
+            "cc_contrast_coef": self.cc_contrast_coef,
+            "intra_contrast_coef": self.intra_contrast_coef,
+            "background_threshold": self.background_threshold,
+            "hard_prototype_range": self.hard_prototype_range,
+            "hard_pixel_range": self.hard_pixel_range,
+            "contrast_grid": self.contrast_grid,
+            "contrast_variant": self.contrast_variant,
+        }
+        return {**super().get_config(), **own}
+
+
+def _contrast_view(outputs):
+    return ContrastView(outputs["projection"], outputs["refined_cam"][..., 1:])
+
+
+def _warped(outputs, transform):
+    """The contrast's view of one image, on the pixels of the other."""
+    return ContrastView(*(transform(ops.cast(maps, "float32")) for maps in _contrast_view(outputs)))
+
+
+def _check_options(rate, temperature, threshold, *ranges):
+    if not 0 < rate <= 1:
+        raise ValueError(f"`prototype_confidence_rate` must lie in (0, 1]. Received: {rate}.")
+    if temperature <= 0:
+        raise ValueError(f"`nce_tau` must be positive. Received: {temperature}.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"`background_threshold` must lie in [0, 1]. Received: {threshold}.")
+    for name, (first, end) in zip(("hard_prototype_range", "hard_pixel_range"), ranges, strict=True):
+        if not 0 <= first < end <= 1:
+            raise ValueError(
+                f"`{name}` must be (first, end) with 0 <= first < end <= 1. Received: {first, end}."
+            )
