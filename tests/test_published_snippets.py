@@ -1,0 +1,99 @@
+"""The lines of the published interface, run as they are written."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+SEAM_SNIPPET = """
+img_input = tf.keras.layers.Input((28, 28, 1))
+x = tf.keras.layers.Conv2D(64, 3, padding="same")(img_input)
+x = tf.keras.layers.BatchNormalization()(x)
+x0 = tf.keras.layers.Activation("relu")(x)
+x = tf.keras.layers.Conv2D(128, 3, padding="same")(x0)
+seam = SEAM(img_input, x, classes=10, classification_activation="softmax")
+seam.compile(tf.keras.optimizers.Adam(learning_rate=1e-4), loss=tf.keras.losses.categorical_crossentropy, metrics=['accuracy'])
+seam.fit(X_train, y_train)
+pred_y = seam.predict(X_test)
+seam.save("./model.h5")
+config = seam.get_config()
+with open('config.json', 'w') as f:
+    json.dump(config, f)
+with open('config.json') as f:
+    config = json.load(f)
+seam = SEAM.load("./model.h5", **config)
+"""  # noqa: E501
+
+PIXEL2PROTOTYPE_SNIPPET = """
+p2p = Pixel2Prototype(img_input, x, 10, project_feature=proj)
+p2p.compile(tf.keras.optimizers.Adam(learning_rate=1e-4), loss=tf.keras.losses.binary_crossentropy, metrics=['accuracy'])
+p2p.fit(X_train, y_train)
+"""  # noqa: E501
+
+AFFINE_SNIPPET = """
+I = np.expand_dims(cv2.imread("./img.jpg").astype(np.float32) / 255, 0)   # [batch, height, width, channel]
+affine = Affine()
+code, args = affine.random_affine_code()
+inv_args = affine.inverse_affine_code(code, args)
+A_I = affine.apply_affine(I, code, args)
+R_I = affine.apply_affine(I, code, inv_args)
+"""
+
+IMPORTS = """
+from wsss import SEAM, Pixel2Prototype
+from wsss.utils import Affine, nonlocal_neural_network
+"""
+
+
+def run(snippet, **names):
+    """Runs the text; its imports are those of the issue, the arrays come from the test."""
+    names = {"tf": tf, "np": np, "json": json, **names}
+    exec(IMPORTS + snippet, names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def in_a_fresh_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tf.keras.utils.set_random_seed(0)
+
+
+def one_hot_images(count, size, channels=3):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(count, size, size, channels)).astype("float32")
+    return images, np.eye(10, dtype="float32")[rng.integers(0, 10, count)]
+
+
+def test_seam_trains_predicts_and_comes_back_from_h5():
+    images, labels = one_hot_images(6, 28, channels=1)
+    names = run(SEAM_SNIPPET, X_train=images, y_train=labels, X_test=images)
+    predicted = names["pred_y"]
+    assert predicted.shape == labels.shape
+    np.testing.assert_allclose(predicted.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(names["seam"].predict(images), predicted)
+
+
+def pixel2prototype_network(size):
+    img_input = tf.keras.layers.Input((size, size, 3))
+    x = tf.keras.layers.Conv2D(64, 3, padding="same")(img_input)
+    x = tf.keras.layers.BatchNormalization()(x)
+    x0 = tf.keras.layers.Activation("relu")(x)
+    x = tf.keras.layers.Conv2D(128, 3, padding="same")(x0)
+    proj = tf.keras.layers.Conv2D(128, 1)(x)
+    return {"img_input": img_input, "x": x, "proj": proj}
+
+
+@pytest.mark.parametrize("size", [32, pytest.param(224, marks=pytest.mark.slow)])
+def test_pixel2prototype_trains(size):
+    images, labels = one_hot_images(2, size)
+    names = run(PIXEL2PROTOTYPE_SNIPPET, X_train=images, y_train=labels, **pixel2prototype_network(size))
+    history = names["p2p"].history.history
+    assert all(np.isfinite(values).all() for values in history.values())
+
+
+def test_one_affine_code_transforms_an_image_and_its_inverse_undoes_it():
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite("img.jpg", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    names = run(AFFINE_SNIPPET, cv2=cv2)
+    assert names["A_I"].shape == names["R_I"].shape == (1, 40, 50, 3)
