@@ -65,6 +65,19 @@ def min_max_normalize(cam, epsilon=1e-5):
     return (kept - low - epsilon) / (high - low + epsilon)
 
 
+def max_scale(cam, epsilon=1e-5):
+    """Each map divided by its largest value, IRN's normalisation of maps that are not negative.
+
+    Args:
+        cam: float (batch, height, width, classes), >= 0.
+        epsilon: > 0, added to the divisor.
+
+    Returns:
+        float, shaped like `cam`, in [0, 1).
+    """
+    return cam / (ops.max(cam, axis=SPATIAL, keepdims=True) + epsilon)
+
+
 def max_onehot(cam):
     """The maps with every value but the largest of each pixel set to 0; exact ties all stay.
 

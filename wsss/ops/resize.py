@@ -2,8 +2,9 @@
 
 from numbers import Integral
 
-import numpy as np
 from keras import ops
+
+from wsss.interpolation import interpolation_matrix
 
 
 def resize_bilinear(images, size, align_corners=False):
@@ -35,28 +36,10 @@ def resize_bilinear(images, size, align_corners=False):
     return images
 
 
-def interpolation_matrix(out_size, in_size, align_corners=False):
-    """Weights of linear interpolation along one axis, for code without tensors.
-
-    Args:
-        out_size: int >= 1, length of the result.
-        in_size: int >= 1, length of the input.
-        align_corners: see `resize_bilinear`.
-
-    Returns:
-        NumPy float32 (out_size, in_size); every row sums to 1.
-    """
-    out, last = np.arange(out_size, dtype="float64"), in_size - 1
-    source = (
-        out * (last / max(out_size - 1, 1)) if align_corners else (out + 0.5) * (in_size / out_size) - 0.5
-    )
-    distance = np.abs(np.clip(source, 0, last)[:, None] - np.arange(in_size))
-    return np.maximum(1 - distance, 0).astype("float32")
-
-
 def _interpolation_weights(out_size, in_size, align_corners, dtype):
     if isinstance(out_size, Integral) and isinstance(in_size, Integral):
-        return ops.cast(interpolation_matrix(out_size, in_size, align_corners), dtype)
+        matrix = interpolation_matrix(out_size, in_size, align_corners).astype("float32")
+        return ops.cast(ops.convert_to_tensor(matrix), dtype)
     # A size known only when the graph runs: the same formula in tensors, float32.
     out = ops.arange(out_size, dtype="float32")
     out_length, in_length = ops.cast(out_size, "float32"), ops.cast(in_size, "float32")
