@@ -52,6 +52,13 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_removed_with_all_that_is_in_it(tmp_path):
+    files.write_bytes(tmp_path / "folder" / "sub" / "a", b"")
+    for _ in range(2):
+        files.remove_tree(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_with_pattern_characters_are_listed_when_escaped(tmp_path):
     files.write_bytes(tmp_path / "set[1]" / "a.png", b"")
     pattern = files.join(files.escape(tmp_path / "set[1]"), "*.png")

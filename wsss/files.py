@@ -77,6 +77,17 @@ def remove(path):
         os.remove(path)
 
 
+def remove_tree(path):
+    """Removes a folder and all that is in it; one that is not there is no error."""
+    path = os.fspath(path)
+    if is_remote(path):
+        found = list_files(join(escape(path), "**"))
+        if found:
+            _filesystems().delete(found)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+
+
 def open_read(path):
     """Opens a file for reading as a binary stream, never decompressed; use it as a context manager.
 

@@ -1,0 +1,59 @@
+"""A user's collection, listed: what is to become a record, before any image is opened."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """One line of `errors.jsonl`.
+
+    Attributes:
+        id: the image, or the place in the table where it has none.
+        stage: `table`, `image` or `mask`: where it was found.
+        reason: a word, by which problems are counted.
+        detail: what was found.
+        remedy: what to do about it.
+    """
+
+    id: str
+    stage: str
+    reason: str
+    detail: str
+    remedy: str
+
+
+class Item(NamedTuple):
+    """One image that is to become a record; JSON carries it to a worker.
+
+    Attributes:
+        image_id: str.
+        split: str.
+        labels: tuple of int, 0-based foreground classes.
+        image: str, path of the image.
+        mask: str, path of the mask; or a dict, COCO's shapes (see `coco.draw_mask`); or None.
+    """
+
+    image_id: str
+    split: str
+    labels: tuple
+    image: str
+    mask: object = None
+
+
+@dataclass
+class Source:
+    """A user's collection, listed.
+
+    Attributes:
+        class_names: tuple of str.
+        items: list of `Item`; an id appears once in a split.
+        has_masks: whether masks belong to the collection. An image without one gets a mask of 255.
+        problems: list of `Problem` that the listing found.
+        notes: list of str, what the user may want to know besides.
+    """
+
+    class_names: tuple
+    items: list
+    has_masks: bool
+    problems: list = field(default_factory=list)
+    notes: list = field(default_factory=list)

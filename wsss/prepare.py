@@ -1,0 +1,333 @@
+"""From a collection as users have it to shards: `python -m wsss.prepare`.
+
+    python -m wsss.prepare --images photos --labels labels.csv --output shards
+
+The output folder is a data set in TFDS's format (`tfds.builder_from_directory` opens it), with beside it:
+
+    errors.jsonl    one line for each image that was refused: id, stage, reason, detail, remedy
+    summary.json    counts of images, classes, pixels and refusals
+
+The same images give the same bytes, whatever the runner.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from wsss import files
+from wsss.data.images import MAX_PIXELS
+from wsss.errors import UserError, program
+
+_METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.jsonl", "summary.json")
+_SECONDS_BETWEEN_LINES = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """The program's flags; `make_parser` says what each means."""
+
+    images: str | None
+    labels: str | None
+    masks: str | None
+    classes: str | None
+    voc: str | None
+    coco: str | None
+    tfds: str | None
+    output: str
+    name: str
+    shards: int | None
+    val_fraction: float | None
+    max_pixels: int
+    max_error_rate: float
+
+    def __post_init__(self):
+        given = [f"--{name}" for name in ("images", "voc", "coco", "tfds") if getattr(self, name)]
+        if len(given) != 1:
+            raise UserError(
+                "Give one source: --images (with --labels), --voc, --coco or --tfds. "
+                f"Received: {', '.join(given) or 'none'}."
+            )
+        if self.images and not self.labels:
+            raise UserError("`--images` needs `--labels`, a CSV file with a column `id` and the classes.")
+        for name in ("labels", "masks", "classes", "val_fraction"):
+            if not self.images and getattr(self, name) is not None:
+                raise UserError(f"`--{name}` goes with `--images`; `{given[0]}` knows its own.")
+        if self.tfds and self.shards:
+            raise UserError("`--shards` does not go with `--tfds`: its shards stay as they are.")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise UserError(
+                "`--name` must be lower-case letters, digits and underscores, a letter first. "
+                f"Received: {self.name}."
+            )
+
+
+@program
+def main(argv=None):
+    """Makes shards; returns 1 when more was refused than `--max_error_rate` allows."""
+    from wsss.transforms.runner import split_arguments
+
+    namespace, beam_argv = split_arguments(argv, make_parser())
+    try:
+        return prepare(Options(**vars(namespace)), beam_argv)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command begins anew.")
+        return 130
+
+
+def make_parser():
+    """The parser of the program's own flags; Beam parses the rest."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wsss.prepare",
+        description="Makes a collection of shards from images with labels. Images that cannot be used are "
+        "counted and listed in errors.jsonl. Beam's own flags (--runner, …) may be added.",
+        allow_abbrev=False,
+    )
+    source = parser.add_argument_group("source, one of")
+    source.add_argument("--images", metavar="DIR", help="folder of images; needs --labels")
+    source.add_argument("--voc", metavar="DEVKIT", help="PASCAL VOC devkit, such as VOCdevkit/VOC2012")
+    source.add_argument("--coco", metavar="DIR", help="COCO: annotations/instances_*.json and image folders")
+    source.add_argument(
+        "--tfds", metavar="NAME", help="TFDS data set with features image and labels (or label)"
+    )
+    folder = parser.add_argument_group("with --images")
+    folder.add_argument(
+        "--labels",
+        metavar="CSV",
+        help="table with a column id, maybe split, and one 0/1 column a class or one column labels of names",
+    )
+    folder.add_argument(
+        "--masks",
+        metavar="DIR",
+        help="folder of PNG masks: 0 background, 1..K class, 255 unknown; default none",
+    )
+    folder.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="class names in the order of the masks' numbers, one a line; default: as in the table",
+    )
+    folder.add_argument(
+        "--val_fraction",
+        type=_fraction,
+        metavar="X",
+        help="part of the images, in (0, 1), that becomes split val if the table has no splits; default none",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder or gs://… to write to")
+    parser.add_argument("--name", default="collection", help="name of the data set; default %(default)s")
+    parser.add_argument(
+        "--shards",
+        type=_positive,
+        metavar="N",
+        help="shards a split, at least 1; default about 500 images in each, but up to 8 for small splits",
+    )
+    parser.add_argument(
+        "--max_pixels",
+        type=_positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="largest area of an image, in pixels, at least 1; default %(default)s",
+    )
+    parser.add_argument(
+        "--max_error_rate",
+        type=_rate,
+        default=1.0,
+        metavar="X",
+        help="exit code 1 if a larger part of the images, in [0, 1], is refused; default %(default)s, never",
+    )
+    return parser
+
+
+def prepare(options, beam_argv=()):
+    """Makes the shards, prints what came of it, and returns the exit code."""
+    import apache_beam as beam
+
+    from wsss.transforms import collection as shards
+    from wsss.transforms import progress
+    from wsss.transforms.runner import make_pipeline
+
+    pipeline = make_pipeline(beam_argv)  # a wrong flag shows before the work
+    source, images = _open_source(options)
+    _clear(options)
+    if options.tfds:
+        plans = shards.plan_collection(source, options.output, options.name, options.max_pixels)
+        problems, notes = [], []
+    else:
+        plans = shards.plan_items(source, options.output, options.name, options.shards, options.max_pixels)
+        problems, notes = source.problems, source.notes
+    with _show_progress(images) as tick, progress.listen(tick):
+        _ = pipeline | beam.Create(plans) | shards.WriteShards()
+        pipeline.run().wait_until_finish()
+    results = shards.read_results(plans)
+    problems = sorted({*problems, *(problem for result in results for problem in result.problems)})
+    lines = (json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in problems)
+    files.write_text(files.join(options.output, "errors.jsonl"), "".join(lines))
+    if not any(result.count for result in results):
+        files.remove_tree(shards.plans_folder(options.output))
+        raise UserError(f"No image can be used: see {files.join(options.output, 'errors.jsonl')}.")
+    summary = _summarise(source, results, problems, notes)
+    files.write_json(files.join(options.output, "summary.json"), summary)
+    _write_metadata(options, source, results)
+    files.remove_tree(shards.plans_folder(options.output))
+    _print_summary(options.output, summary)
+    return 0 if summary["error_rate"] <= options.max_error_rate else 1
+
+
+def _open_source(options):
+    """The `Source` or `Collection`, and the number of images in it."""
+    if options.tfds:
+        from wsss.data.records import open_collection
+
+        collection = open_collection(options.tfds)
+        if collection.directory.rstrip("/") == options.output.rstrip("/"):
+            raise UserError("`--output` must be another folder than that of the data set.")
+        return collection, sum(collection.split_sizes.values())
+    from wsss.data.coco import read_coco
+    from wsss.data.collections import read_folder
+    from wsss.data.voc import read_voc
+
+    if options.images:
+        source = read_folder(
+            options.images,
+            options.labels,
+            masks=options.masks,
+            classes=options.classes,
+            val_fraction=options.val_fraction,
+        )
+    else:
+        source = read_voc(options.voc) if options.voc else read_coco(options.coco)
+    return source, len(source.items)
+
+
+def _clear(options):
+    """Takes away what an earlier run left, so that a half-made collection is never taken for a whole one.
+
+    Only a folder whose data set has our name is cleared; another data set is not ours to replace.
+    """
+    from wsss.transforms.collection import plans_folder
+
+    info = files.join(options.output, "dataset_info.json")
+    name = files.read_json(info).get("name") if files.exists(info) else options.name
+    if name != options.name:
+        raise UserError(
+            f"{options.output} holds the data set `{name}`. Choose another `--output`, or `--name {name}`."
+        )
+    files.remove_tree(plans_folder(options.output))
+    for path in _METADATA:
+        files.remove(files.join(options.output, path))
+    shards = files.join(files.escape(options.output), f"{options.name}-*.tfrecord-*-of-*")
+    for path in files.list_files(shards):
+        files.remove(path)
+    if not files.is_remote(options.output):
+        files.remove_unfinished(options.output)
+
+
+def _write_metadata(options, source, results):
+    from wsss.data.records import write_metadata
+
+    shard_lengths, split_bytes = {}, Counter()
+    for result in results:
+        shard_lengths.setdefault(result.split, []).append(result.count)
+        split_bytes[result.split] += result.size
+    for split in [split for split, lengths in shard_lengths.items() if not any(lengths)]:
+        for result in results:
+            if result.split == split:
+                files.remove(result.path)
+        del shard_lengths[split]
+    write_metadata(
+        options.output,
+        name=options.name,
+        class_names=source.class_names,
+        shard_lengths=shard_lengths,
+        split_bytes=split_bytes,
+        has_masks=source.has_masks,
+        description="Images with image-level labels, made by wsss.prepare.",
+    )
+
+
+def _summarise(source, results, problems, notes):
+    from wsss.transforms.collection import total_counts
+
+    class_images, class_pixels = total_counts(results)
+    images = sum(result.count for result in results)
+    splits = Counter()
+    for result in results:
+        splits[result.split] += result.count
+    refused = {problem.id for problem in problems}
+    summary = {
+        "images": images,
+        "splits": {split: count for split, count in splits.items() if count},
+        "classes": {name: class_images[label] for label, name in enumerate(source.class_names)},
+        "refused": dict(sorted(Counter(problem.reason for problem in problems).items())),
+        "error_rate": round(len(refused) / (images + len(refused)), 6),
+        "notes": notes,
+    }
+    if source.has_masks:
+        names = {0: "background", 255: "unknown"} | dict(enumerate(source.class_names, start=1))
+        summary["pixels"] = {name: class_pixels[number] for number, name in names.items()}
+        summary["images_without_mask"] = sum(result.without_mask for result in results)
+    return summary
+
+
+def _print_summary(output, summary):
+    print(f"{'class':24s} images")
+    for name, count in summary["classes"].items():
+        print(f"{name:24s} {count:6d}" + ("  (no image shows it)" if not count else ""))
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    if summary.get("images_without_mask"):
+        print(f"note: images without a mask, all of it unknown: {summary['images_without_mask']}")
+    splits = ", ".join(f"{split} {count}" for split, count in summary["splits"].items())
+    refused = ", ".join(f"{reason} {count}" for reason, count in summary["refused"].items())
+    print(f"Wrote {summary['images']} images to {output}: {splits}.")
+    if refused:
+        print(f"Refused: {refused}; see {files.join(output, 'errors.jsonl')}.")
+
+
+@contextlib.contextmanager
+def _show_progress(images):
+    """A bar on a terminal, now and then a line in a log; yields what is called for each image.
+
+    Workers in other processes or on other machines are not heard.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=images, unit="image") as bar:
+            yield bar.update
+        return
+    done, last = 0, time.monotonic()
+
+    def tick():
+        nonlocal done, last
+        done += 1
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"checked {done} of {images} images", flush=True)
+
+    yield tick
+
+
+def _number(convert, allowed, rule):
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not allowed(value):
+            raise argparse.ArgumentTypeError(f"must be {rule}. Received: {text}")
+        return value
+
+    return parse
+
+
+_positive = _number(int, lambda value: value >= 1, "a whole number, at least 1")
+_fraction = _number(float, lambda value: 0 < value < 1, "a number in (0, 1)")
+_rate = _number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
