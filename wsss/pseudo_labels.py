@@ -29,6 +29,8 @@ from wsss.errors import UserError, program
 from wsss.layout import Layout
 from wsss.results import write_results
 
+REFINEMENTS = ("pamr", "crf")
+CRF_PRESETS = ("seam", "irn", "ppc", "ppc_segmentation", "deeplab", "fast")  # those of wsss.refine.dense_crf
 _NOT_RECORDED = ("output", "overwrite", "images_per_wave", "max_error_rate", "accelerator")
 
 
@@ -49,6 +51,9 @@ class Options:
     background_threshold: float | None
     background_alpha: float | None
     refine: tuple[str, ...]
+    crf_preset: str
+    crf_unary: str
+    write: str
     output_format: str
     save_scores: bool
     previews: int
@@ -62,6 +67,8 @@ class Options:
     def __post_init__(self):
         if (self.background_threshold is None) == (self.background_alpha is None):
             raise UserError("Give one of `--background_threshold` and `--background_alpha`.")
+        if self.write == "affinity_labels" and "crf" in self.refine:
+            raise UserError("`--write affinity_labels` has a CRF of its own; leave crf out of `--refine`.")
 
     @property
     def predictor(self):
@@ -172,7 +179,20 @@ def make_parser():
     add("--label_threshold", type=_share, default=0.5, help="least score of a predicted class, default 0.5")
     add("--background_threshold", type=_share, help="score of the background, in [0, 1]; default 0.2")
     add("--background_alpha", type=_positive, help="in its place: exponent of (1 - max score)^alpha, > 0")
-    add("--refine", type=_refinements, default=(), help="none (default), or stages in order, such as crf")
+    add("--refine", type=_refinements, default=(), help="none (default), or of pamr and crf one or both")
+    add("--crf_preset", choices=CRF_PRESETS, help="constants of the CRF; default: ppc, or seam with an alpha")
+    add(
+        "--crf_unary",
+        choices=("labels", "probabilities"),
+        help="the CRF's evidence: the best label of a pixel, with confidence 0.7 (default with a constant "
+        "background), or the scores (default with an alpha)",
+    )
+    add(
+        "--write",
+        choices=("masks", "affinity_labels"),
+        default="masks",
+        help="masks (default), or labels for an affinity network: CRF at alpha 4 and 24, 255 where unsure",
+    )
 
     group = parser.add_argument_group("the job")
     add = group.add_argument
@@ -271,7 +291,6 @@ def _run_waves(todo, source, layout, options, run, classes, beam_argv):
 def _label_shards(source, layout, options, run, classes, reshuffle):
     from wsss.transforms.label import LabelShards
     from wsss.transforms.predict import CamModelHandler
-    from wsss.transforms.refine import Background
 
     hints = {"accelerator": options.accelerator} if options.accelerator else {}
     return LabelShards(
@@ -280,14 +299,33 @@ def _label_shards(source, layout, options, run, classes, reshuffle):
         CamModelHandler(run.model_path, run.model_hash, options.predictor, hints),
         image_labels=options.image_labels,
         label_threshold=options.label_threshold,
-        background=Background(options.background_threshold, options.background_alpha),
-        stages=(),
+        stages=_stages(options),
         classes=classes + 1,
         record_files=_record_files(source, options) if options.output_format == "tfrecord" else None,
         save_scores=options.save_scores,
         batch_size=options.max_batch_size,
         reshuffle=reshuffle,
     )
+
+
+def _stages(options):
+    """What is done to the CAMs of an image, one PTransform after the other."""
+    from wsss.transforms.refine import (
+        Background,
+        LabelAffinity,
+        LabelPixels,
+        MergeScales,
+        RefineCRF,
+        RefinePAMR,
+    )
+
+    background = Background(options.background_threshold, options.background_alpha)
+    refinements = {
+        "pamr": RefinePAMR(),
+        "crf": RefineCRF(background, options.crf_preset, options.crf_unary),
+    }
+    last = LabelPixels(background) if options.write == "masks" else LabelAffinity(options.crf_preset)
+    return (MergeScales(), *(refinements[name] for name in options.refine), last)
 
 
 def _waves(shards, images_per_wave, beam_argv):
@@ -386,6 +424,11 @@ def _fill_in(namespace, run):
     values = vars(namespace)
     if values["background_threshold"] is None and values["background_alpha"] is None:
         values["background_threshold"] = 0.2
+    if values["background_alpha"] is None and values["write"] == "masks":
+        crf = {"crf_preset": "ppc", "crf_unary": "labels"}
+    else:
+        crf = {"crf_preset": "seam", "crf_unary": "probabilities"}
+    values.update({name: values[name] or value for name, value in crf.items()})
     values["model"] = run.model_path
     values["data"] = values["data"] or run.data
     if not values["data"]:
@@ -417,9 +460,10 @@ def _scales(text):
 
 
 def _refinements(text):
-    if text != "none":
-        raise argparse.ArgumentTypeError(f"must be none; got {text}")
-    return ()
+    stages = () if text == "none" else tuple(text.split(","))
+    if not set(stages) <= set(REFINEMENTS) or list(stages) != sorted(set(stages), key=REFINEMENTS.index):
+        raise argparse.ArgumentTypeError(f"must be none, or of {','.join(REFINEMENTS)}, in order; got {text}")
+    return stages
 
 
 def _share(text):

@@ -6,7 +6,7 @@ from wsss import files
 from wsss.transforms.failures import FAILURES
 from wsss.transforms.predict import PredictCAM
 from wsss.transforms.read import ReadBatches
-from wsss.transforms.refine import LabelPixels, MergeScales, guarded
+from wsss.transforms.refine import guarded
 from wsss.transforms.score import AddTallies, Tally, tally_image
 from wsss.transforms.write import WriteImages, WriteRecords
 
@@ -19,8 +19,8 @@ class LabelShards(beam.PTransform):
         layout: the `Layout` of the output.
         handler: a `CamModelHandler`.
         image_labels, label_threshold: see `PredictCAM`.
-        background: the `Background`.
-        stages: PTransforms of `Scored`s that refine, in order; each gives `results` and `failures`.
+        stages: PTransforms from `Seed`s to `Scored`s with a mask, in order; each gives `results` and
+            `failures`.
         classes: number of classes with the background.
         record_files: dict of shard to file name, for TFRecord output; None writes PNGs.
         save_scores: whether scores are written.
@@ -36,7 +36,6 @@ class LabelShards(beam.PTransform):
         *,
         image_labels,
         label_threshold,
-        background,
         stages,
         classes,
         record_files,
@@ -47,7 +46,7 @@ class LabelShards(beam.PTransform):
         super().__init__()
         self._read = ReadBatches(collection, batch_size)
         self._predict = PredictCAM(handler, image_labels, label_threshold)
-        self._stages = (MergeScales(), *stages, LabelPixels(background))
+        self._stages = tuple(stages)
         self._write = WriteImages(layout, masks=record_files is None, scores=save_scores)
         self._write_records = None if record_files is None else WriteRecords(layout, record_files)
         self._layout, self._classes, self._reshuffle = layout, classes, reshuffle

@@ -1,12 +1,14 @@
 """From seeds to masks: one thin PTransform a stage around a pure function on one image."""
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 
-from wsss.seeds import background_scores, mask_from_scores, merge_scales, normalize_scores
+from wsss.data.images import decode_image
+from wsss.seeds import IGNORE, background_scores, mask_from_scores, merge_scales, normalize_scores
 from wsss.transforms.failures import FAILURES, Failure, reason
 from wsss.transforms.read import Item
 
@@ -61,6 +63,63 @@ class LabelPixels(beam.PTransform):
         return scored | guarded("refine", _label_pixels, self._background)
 
 
+class RefineCRF(beam.PTransform):
+    """Sharpens background and classes of each `Scored` along the colour edges of its image, by a dense CRF.
+
+    Args:
+        background: the `Background` that joins the classes, unless a stage before has refined all together.
+        preset: name of constants in `wsss.refine.dense_crf.PRESETS`.
+        unary: `probabilities` takes the scores as they are, as SEAM does with the power background; `labels`
+            takes the best label of each pixel with confidence 0.7, as PPC and IRN do with a constant one.
+        iterations: mean-field updates; None as in the preset.
+    """
+
+    def __init__(self, background, preset, unary, iterations=None):
+        super().__init__()
+        self._args = (background, preset, unary, iterations)
+
+    def expand(self, scored):
+        return scored | guarded("refine", _refine_crf, *self._args)
+
+
+class RefinePAMR(beam.PTransform):
+    """Averages the class scores of each `Scored` over pixels around that look alike, see `wsss.ops.pamr`.
+
+    Runs on the accelerator if the worker has one.
+
+    Args:
+        iterations: number of averagings.
+    """
+
+    def __init__(self, iterations=10):
+        super().__init__()
+        self._iterations = iterations
+
+    def expand(self, scored):
+        return scored | guarded("refine", _refine_pamr, self._iterations)
+
+
+class LabelAffinity(beam.PTransform):
+    """Gives each `Scored` the label map that an affinity network learns from.
+
+    The CRF refines two backgrounds in one go: what is a class even with a low exponent (much background) is
+    sure to be one, what is background even with a high exponent is sure to be that, the rest is 255.
+
+    Source: Ahn & Kwak, CVPR 2018, section 3.1; the exponents are SEAM's.
+
+    Args:
+        preset: of the CRF, as in `RefineCRF`.
+        low_alpha, high_alpha: exponents of `(1 - max) ** alpha`.
+    """
+
+    def __init__(self, preset, low_alpha=4.0, high_alpha=24.0):
+        super().__init__()
+        self._args = (preset, low_alpha, high_alpha)
+
+    def expand(self, scored):
+        return scored | guarded("refine", _label_affinity, *self._args)
+
+
 def guarded(stage, function, *args):
     """Maps elements to `function(element, *args)` (main tag `results`); one that raises becomes a `Failure`.
 
@@ -95,3 +154,59 @@ def _label_pixels(scored, background):
     if scored.refined is None:
         return scored._replace(mask=mask_from_scores(scored.scores, scored.keys, background(scored.scores)))
     return scored._replace(mask=mask_from_scores(scored.refined[1:], scored.keys, scored.refined[0]))
+
+
+def _refine_crf(scored, background, preset, unary, iterations):
+    from wsss.refine.dense_crf import DenseCRF, unary_from_labels, unary_from_probabilities
+
+    if not scored.keys:
+        return scored
+    stacked = scored.refined
+    if stacked is None:
+        stacked = np.concatenate([background(scored.scores)[None], scored.scores])
+    if unary == "labels":
+        energies = unary_from_labels(stacked.argmax(axis=0), len(stacked))
+    else:
+        energies = unary_from_probabilities(np.clip(np.moveaxis(stacked, 0, -1), 0, 1))
+    refined = DenseCRF(_image(scored), preset).infer(energies, iterations)
+    return scored._replace(refined=np.ascontiguousarray(np.moveaxis(refined, -1, 0)))
+
+
+def _refine_pamr(scored, iterations):
+    if not scored.keys:
+        return scored
+    image = _image(scored)[None].astype(np.float32) / 255
+    refined = _pamr(iterations)(image, np.moveaxis(scored.scores, 0, -1)[None])
+    return scored._replace(scores=np.ascontiguousarray(np.moveaxis(refined.numpy()[0], -1, 0)))
+
+
+@functools.lru_cache(maxsize=1)
+def _pamr(iterations):
+    import tensorflow as tf
+
+    from wsss.ops.pamr import refine_masks
+
+    any_size = [tf.TensorSpec((1, None, None, channels), tf.float32) for channels in (3, None)]
+    return tf.function(
+        functools.partial(refine_masks, iterations=iterations), input_signature=any_size, autograph=False
+    )
+
+
+def _label_affinity(scored, preset, low_alpha, high_alpha):
+    from wsss.refine.dense_crf import DenseCRF, unary_from_probabilities
+
+    if not scored.keys:
+        return scored._replace(mask=np.zeros(scored.scores.shape[1:], np.uint8))
+    energies = []
+    for alpha in (low_alpha, high_alpha):
+        stacked = np.concatenate([background_scores(scored.scores, alpha=alpha)[None], scored.scores])
+        energies.append(unary_from_probabilities(np.moveaxis(stacked, 0, -1)))
+    low, high = (each.argmax(axis=-1) for each in DenseCRF(_image(scored), preset).infer(energies))
+    mask = np.array([IGNORE, *(key + 1 for key in scored.keys)], np.uint8)[low]
+    mask[high == 0] = 0
+    return scored._replace(mask=mask)
+
+
+def _image(scored):
+    record = scored.item.record
+    return decode_image(record.image_bytes, record.orientation)
