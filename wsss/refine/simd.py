@@ -1,0 +1,223 @@
+"""Float32 vectors inside numba kernels: `load`, arithmetic, `exp`, reductions over lane groups, `store`.
+
+LLVM does not turn the scattered reads and writes of a lattice filter into vector code by itself (plain loops
+are two to three times slower), but it compiles explicit vector types very well, to whatever registers the
+machine has. So this module gives numba vector types, a few float32 side by side, and the operations that
+the dense CRF needs on them. All of it is inlined into the kernels; nothing here is called from Python.
+
+A kernel says how many lanes it works with by the *length of a tuple* that it gets as an argument, such as
+`lanes(8)`: a tuple's length is part of its type, so that numba compiles one version for each.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import intrinsic, models, overload, register_jitable, register_model
+
+
+def lanes(count):
+    """The tuple that stands for vectors of `count` lanes: 4, or a multiple of 8."""
+    return (0,) * count
+
+
+class Vector(types.Type):
+    """Numba's type of `lanes` float32."""
+
+    def __init__(self, lanes):
+        super().__init__(name=f"float32x{lanes}")
+        self.lanes = lanes
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """A vector is one LLVM value."""
+
+    def __init__(self, manager, vector):
+        super().__init__(manager, vector, ir.VectorType(ir.FloatType(), vector.lanes))
+
+
+def _constant(like, value):
+    """LLVM constant of the type of `like`, or of integers as many, with `value` in every lane."""
+    scalar = ir.FloatType() if isinstance(value, float) else ir.IntType(32)
+    return ir.Constant(ir.VectorType(scalar, like.type.count), [value] * like.type.count)
+
+
+def _call(builder, name, *operands):
+    """Call of an overloaded LLVM intrinsic on float vectors, such as `llvm.maxnum`."""
+    vector = operands[0].type
+    signature = ir.FunctionType(vector, [vector] * len(operands))
+    function = cgutils.get_or_insert_function(builder.module, signature, f"{name}.v{vector.count}f32")
+    return builder.call(function, operands)
+
+
+def _pointer(context, builder, array_type, array, index, vector):
+    data = context.make_array(array_type)(context, builder, value=array).data
+    return builder.bitcast(builder.gep(data, [index]), context.get_value_type(vector).as_pointer())
+
+
+@intrinsic
+def load(typing_context, lanes, array, index):
+    """The entries of a flat float32 array that begin at `index`, as many as `lanes` is long, unchecked."""
+    vector = Vector(lanes.count)
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[1], *arguments[1:], vector)
+        return builder.load(pointer, align=4)
+
+    return vector(lanes, array, types.intp), generate
+
+
+@intrinsic
+def store(typing_context, array, index, vector):
+    """Write a vector to the entries of a flat float32 array that begin at `index`, unchecked."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature.args[0], *arguments[:2], vector)
+        builder.store(arguments[2], pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def broadcast(typing_context, lanes, scalar):
+    """A vector with the same float32 in every lane."""
+    vector = Vector(lanes.count)
+
+    def generate(context, builder, signature, arguments):
+        undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
+        first = builder.insert_element(undefined, arguments[1], ir.IntType(32)(0))
+        return builder.shuffle_vector(first, undefined, _constant(first, 0))
+
+    return vector(lanes, types.float32), generate
+
+
+def _elementwise(emit, operands):
+    """Intrinsic of one to three vectors; `emit(builder, a, ...)` writes it out."""
+
+    def generate(context, builder, signature, arguments):
+        return emit(builder, *arguments)
+
+    def unary(typing_context, a):
+        return a(a), generate
+
+    def binary(typing_context, a, b):
+        return a(a, a), generate
+
+    def ternary(typing_context, a, b, c):
+        return a(a, a, a), generate
+
+    return intrinsic((unary, binary, ternary)[operands - 1])
+
+
+def _emit_exp(builder, x):
+    """`x = n log 2 + r` with |r| <= log(2) / 2; a polynomial gives `e ** r`, the exponent bits `2 ** n`."""
+    n = _call(builder, "llvm.rint", builder.fmul(x, _constant(x, 1.4426950408889634)))
+    r = _call(builder, "llvm.fmuladd", n, _constant(x, -0.693359375), x)  # log 2 in two parts: exact product
+    r = _call(builder, "llvm.fmuladd", n, _constant(x, 2.12194440e-4), r)
+    value = _constant(x, 1 / 720)
+    for coefficient in (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
+        value = _call(builder, "llvm.fmuladd", value, r, _constant(x, coefficient))
+    exponent = builder.add(builder.fptosi(n, _constant(x, 0).type), _constant(x, 127))
+    power = builder.bitcast(builder.shl(exponent, _constant(x, 23)), x.type)
+    small = builder.fcmp_ordered("<", x, _constant(x, -80.0))
+    return builder.select(small, _constant(x, 0.0), builder.fmul(value, power))
+
+
+def _emit_comparison(symbol):
+    def emit(builder, a, b):
+        return builder.select(builder.fcmp_ordered(symbol, a, b), _constant(a, 1.0), _constant(a, 0.0))
+
+    return emit
+
+
+def _emit_swap(distance):
+    def emit(builder, vector):
+        lanes = vector.type.count
+        order = ir.Constant(_constant(vector, 0).type, [lane ^ distance for lane in range(lanes)])
+        return builder.shuffle_vector(vector, vector, order)
+
+    return emit
+
+
+# `a * b + c`, fused where the machine can.
+multiply_add = _elementwise(lambda builder, a, b, c: _call(builder, "llvm.fmuladd", a, b, c), 3)
+maximum = _elementwise(lambda builder, a, b: _call(builder, "llvm.maxnum", a, b), 2)
+# Comparisons: 1.0 in the lanes where they hold, 0.0 in the others.
+less = _elementwise(_emit_comparison("<"), 2)
+less_equal = _elementwise(_emit_comparison("<="), 2)
+# Rounded to the nearest integer, halves to the even one.
+nearest_integer = _elementwise(lambda builder, a: _call(builder, "llvm.rint", a), 1)
+# `e ** x` for x <= 0, to 2e-7 relative; 0 below -80, so that no subnormal numbers arise.
+exp = _elementwise(_emit_exp, 1)
+# Lane i exchanged with lane i XOR 1, 2, 4.
+_swap_1, _swap_2, _swap_4 = (_elementwise(_emit_swap(distance), 1) for distance in (1, 2, 4))
+
+
+def _emit_reduction(combine):
+    """Over all lanes, 4 or a multiple of 8; the result is in every lane."""
+
+    def emit(builder, vector):
+        def pick(source, order):
+            return builder.shuffle_vector(
+                source, source, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
+            )
+
+        total = vector.type.count
+        size = min(total, 8)
+        parts = [pick(vector, list(range(first, first + size))) for first in range(0, total, size)]
+        result = parts[0]
+        for part in parts[1:]:
+            result = combine(builder, result, part)
+        for distance in (1, 2, 4)[: size.bit_length() - 1]:
+            result = combine(builder, result, pick(result, [lane ^ distance for lane in range(size)]))
+        return pick(result, [lane % size for lane in range(total)])
+
+    return emit
+
+
+# Maximum and sum over all lanes, in every lane.
+all_maximum = _elementwise(_emit_reduction(lambda builder, a, b: _call(builder, "llvm.maxnum", a, b)), 1)
+all_sum = _elementwise(_emit_reduction(lambda builder, a, b: builder.fadd(a, b)), 1)
+
+
+def _define_operator(symbol, emit):
+    function = _elementwise(emit, 2)
+
+    @overload(symbol)
+    def typed(a, b):
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: function(a, b)
+        return None
+
+
+_define_operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
+_define_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
+_define_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+
+
+@register_jitable
+def group_maximum(vector, group):
+    """Largest lane of each group of `group` (1, 2, 4 or 8) neighbouring lanes, in all lanes of the group."""
+    if group > 1:
+        vector = maximum(vector, _swap_1(vector))
+    if group > 2:
+        vector = maximum(vector, _swap_2(vector))
+    if group > 4:
+        vector = maximum(vector, _swap_4(vector))
+    return vector
+
+
+@register_jitable
+def group_sum(vector, group):
+    """Sum over each group of `group` (1, 2, 4 or 8) neighbouring lanes, in all lanes of the group."""
+    if group > 1:
+        vector = vector + _swap_1(vector)
+    if group > 2:
+        vector = vector + _swap_2(vector)
+    if group > 4:
+        vector = vector + _swap_4(vector)
+    return vector
