@@ -1,14 +1,19 @@
 """Affinities and their losses against the authors' numbers, brute force and their own properties."""
 
+import keras
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import ops
 
 from tests.golden import assert_close, golden_cases
-from tests.gradients import to_numpy, value_and_gradients
+from tests.gradients import compiled, to_numpy, value_and_gradients
 from wsss.ops.affinity import (
     affinity_loss,
     displacement_loss,
     feature_affinity,
+    fitting_radius,
     pair_labels,
     pair_offsets,
     path_affinity,
@@ -120,3 +125,112 @@ def test_decomposed_paths_give_the_maximum_over_every_pixel_of_the_path():
             [edge[:, y : y + 13 - reach, reach + x : 17 - reach + x] for y, x in path_pixels(*offset)], axis=0
         )
         assert np.array_equal(affinity[..., index], 1 - strongest)
+
+
+def test_affinity_of_all_pairs_holds_the_published_ones_and_zeros_outside():
+    feature = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype("float32")
+    some = ops.convert_to_numpy(feature_affinity(ops.convert_to_tensor(feature), 3))
+    full = ops.convert_to_numpy(feature_affinity(ops.convert_to_tensor(feature), 3, all_pairs=True))
+    assert full.shape == (2, 7, 9, len(pair_offsets(3)))
+    np.testing.assert_allclose(full[:, :5, 2:7], some, atol=1e-6)
+    for index, (dy, dx) in enumerate(pair_offsets(3)):
+        rows, columns = np.mgrid[:7, :9]
+        outside = (rows + dy >= 7) | (columns + dx < 0) | (columns + dx >= 9)
+        assert not full[:, outside, index].any()
+        assert (full[:, ~outside, index] > 0).all()
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.0, 1.0, 100.0]))
+def test_affinities_lie_between_zero_and_one(seed, scale):
+    rng = np.random.default_rng(seed)
+    feature = (scale * rng.normal(size=(1, 6, 7, 3))).astype("float32")
+    edge = rng.random((1, 6, 7), "float32")
+    for affinity in (
+        feature_affinity(ops.convert_to_tensor(feature), 3),
+        path_affinity(ops.convert_to_tensor(edge), 3),
+    ):
+        values = ops.convert_to_numpy(affinity)
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_renamed_classes_leave_the_pair_labels_as_they_are(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, 3, 255], (2, 6, 8)).astype("uint8")
+    names = np.arange(256).astype("uint8")
+    names[1:4] = rng.permutation(names[1:4])
+    found = to_numpy(pair_labels(labels, pair_offsets(3)))
+    for mask, same in zip(found, to_numpy(pair_labels(names[labels], pair_offsets(3)))):
+        assert np.array_equal(mask, same)
+    assert max(sum(found).max(), 0) <= 1  # a pair is of one kind at most
+
+
+def test_no_loss_where_affinities_are_right_and_none_without_labels():
+    labels = pair_labels(np.array([[[0, 0, 1, 1], [0, 0, 1, 255]]], "uint8"), pair_offsets(2))
+    right = labels.background + labels.foreground
+    loss = to_numpy(affinity_loss(right, labels))
+    np.testing.assert_allclose(loss, 0, atol=2e-5)
+    unknown = pair_labels(np.full((1, 2, 4), 255, "uint8"), pair_offsets(2))
+    assert to_numpy(affinity_loss(right, unknown).total) == 0
+
+
+def test_displacements_to_one_centre_lose_nothing_within_a_class():
+    rows, columns = np.mgrid[:8, :9].astype("float32")
+    displacement = np.stack([3 - rows, 5 - columns], axis=-1)[None]
+    offsets = path_offsets(3)
+    labels = pair_labels(np.ones((1, 8, 9), "uint8"), offsets)
+    loss = to_numpy(displacement_loss(ops.convert_to_tensor(displacement), labels, offsets))
+    assert loss.foreground == 0
+    assert loss.background == 0  # there is none
+
+
+def test_radius_without_pairs_is_an_error():
+    with pytest.raises(ValueError, match="`radius` must be at least 2"):
+        pair_offsets(1)
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(11, 40, 5), (10, 40, 4), (47, 8, 3)])
+def test_small_maps_get_a_smaller_radius(height, width, radius):
+    assert fitting_radius(height, width) == radius
+
+
+def test_compiled_affinities_equal_the_eager_ones():
+    rng = np.random.default_rng(0)
+    arrays = rng.random((1, 8, 9, 1), "float32"), rng.normal(size=(1, 8, 9, 3)).astype("float32")
+
+    def affinities(edge, feature):
+        return path_affinity(edge, 4), feature_affinity(feature, 4, all_pairs=True)
+
+    for found, expected in zip(compiled(affinities)(*arrays), to_numpy(affinities(*arrays))):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_sizes_known_only_at_run_time_give_the_same_affinities():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("shapes are always known on this backend")
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    edge, feature = rng.random((1, 8, 9), "float32"), rng.random((1, 8, 9, 3), "float32")
+
+    @tf.function(input_signature=[tf.TensorSpec((None,) * 3), tf.TensorSpec((None, None, None, 3))])
+    def affinities(edge, feature):
+        return path_affinity(edge, 4), feature_affinity(feature, 4, all_pairs=True)
+
+    path, pairs = affinities(edge, feature)
+    np.testing.assert_allclose(path, path_affinity(tf.constant(edge), 4), atol=1e-6)
+    np.testing.assert_allclose(pairs, feature_affinity(tf.constant(feature), 4, all_pairs=True), atol=1e-6)
+
+
+def test_half_precision_affinities_keep_three_digits_of_the_loss():
+    rng = np.random.default_rng(0)
+    feature = rng.normal(size=(1, 8, 9, 16)).astype("float32")
+    labels = pair_labels(rng.choice([0, 1, 255], (1, 8, 9)).astype("uint8"), pair_offsets(3))
+    full, half = (
+        to_numpy(affinity_loss(feature_affinity(ops.convert_to_tensor(x), 3), labels))
+        for x in (feature, feature.astype("float16"))
+    )
+    np.testing.assert_allclose(half, full, rtol=5e-3)

@@ -164,7 +164,7 @@ class Affine:
         rescale_x_domain, rescale_y_domain: range of the fixed point of rescaling, 0 to 1 of the size.
         translation_x_domain, translation_y_domain: range of the shift, relative to the size.
         shear_x_domain, shear_y_domain, shear_scale_domain: ranges of the shear and its scale.
-        seed: of the random transforms.
+        seed: of the random transforms: int, or a `keras.random.SeedGenerator` that a model tracks.
 
     Raises:
         ValueError: negative, too many or all-zero weights, or an unknown fill mode.
@@ -192,7 +192,8 @@ class Affine:
             raise ValueError(f"`fill_mode` must be one of {FILL_MODES}. Received: {fill_mode!r}.")
         self.affine_weights = _frequencies(affine_weights)
         self.fill_mode, self.vertical_flip = fill_mode, vertical_flip
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        own_generator = not isinstance(seed, keras.random.SeedGenerator)
+        self.seed_generator = keras.random.SeedGenerator(seed) if own_generator else seed
         unused, point = (0.0, 0.0), (rescale_y_domain, rescale_x_domain)
         domains = np.array(
             [
@@ -207,20 +208,17 @@ class Affine:
         )
         self._lowest, self._highest = domains[..., 0], domains[..., 1]
 
-    def random_affine_code(self, size=None, seed=None):
+    def random_affine_code(self, size=None):
         """Draws random transforms.
 
         Args:
             size: number of transforms, one an image; None: a single one, for all images of any batch.
-            seed: `keras.random.SeedGenerator`, in place of this object's own (a traced function needs one
-                that its model tracks).
 
         Returns:
             `(code, args)`: int32 (size,) and float32 (size, 5), or () and (5,) without a size.
         """
-        seed = seed or self.seed_generator
         count = 1 if size is None else size
-        draws = keras.random.uniform((count, 1 + ARGUMENTS), seed=seed)
+        draws = keras.random.uniform((count, 1 + ARGUMENTS), seed=self.seed_generator)
         upper = ops.convert_to_tensor(np.cumsum(self.affine_weights)[:-1], dtype="float32")
         code = ops.sum(ops.cast(draws[:, :1] >= upper, "int32"), axis=-1)
         lowest, highest = (

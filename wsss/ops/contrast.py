@@ -8,7 +8,7 @@ class 0 is the background. Prototypes and pseudo labels carry no gradient. The f
 classes and of the background deserve a note: the released code takes the background's prototype from
 the first pixels of the batch (its score is one constant, so all are ties) and gives classes that no
 image has a prototype too. `repaired=True` takes the background from the pixels with the least
-foreground, and leaves absent classes out of prototypes and denominators.
+foreground, all of them where they tie, and leaves absent classes out of prototypes and denominators.
 """
 
 from typing import Any, NamedTuple
@@ -139,7 +139,8 @@ def pseudo_labels(scores, image_labels):
 def estimate_prototypes(features, scores, image_labels, count=32, repaired=False):
     """Prototype of each class: the mean, weighted by score, of the pixels that score highest.
 
-    Equal scores are taken in the order of the pixels, on every backend.
+    Equal scores are taken in the order of the pixels, on every backend; where `repaired` all pixels
+    join that tie with the last one taken.
 
     Args:
         features: float (pixels, channels), not normalised.
@@ -163,7 +164,9 @@ def estimate_prototypes(features, scores, image_labels, count=32, repaired=False
     pixels = ops.cast(ops.argsort(-scores, axis=-1)[:, :count], "int32")
     weights = ops.take_along_axis(scores, pixels, axis=-1)
     if repaired:
-        weights = weights + keras.config.epsilon()  # pixels without any score: a plain mean, not 0 / 0
+        # All pixels that tie with the last: many have no foreground at all, of which none comes first.
+        weights = ops.where(scores >= weights[:, -1:], scores, 0.0)
+        return Prototypes(_unit(ops.matmul(weights, features)), pixels, exists)
     total = ops.sum(weights, axis=-1, keepdims=True)
     vectors = ops.sum(ops.take(features, pixels, axis=0) * weights[..., None], axis=1) / total
     return Prototypes(_unit(vectors), pixels, exists)
