@@ -138,6 +138,10 @@ def resize_long_side(image, long_side):
 def resize_bicubic(image, shape):
     """Resizes by the bicubic filter, antialiased, as Pillow does to within one grey level.
 
+    Like Pillow along x first, then along y, rounding and clipping to 8 bits after each: at the borders of
+    white or black areas that makes a difference of up to 20 levels. Each pass runs along the first axis, all
+    else being channels to TensorFlow, which takes half the time of its own two-dimensional resizing.
+
     Args:
         image: uint8 (height, width, 3).
         shape: int32 (height, width) of the result.
@@ -145,8 +149,15 @@ def resize_bicubic(image, shape):
     Returns:
         uint8 (height, width, 3).
     """
-    resized = tf.image.resize(image, shape, method="bicubic", antialias=True)
-    return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+    def resize_first_axis(image, length):
+        size = tf.shape(image)
+        columns = tf.reshape(image, (1, size[0], 1, size[1] * size[2]))
+        columns = tf.image.resize(columns, (length, 1), method="bicubic", antialias=True)
+        return tf.reshape(tf.saturate_cast(tf.round(columns), tf.uint8), (length, size[1], size[2]))
+
+    wide = resize_first_axis(tf.transpose(image, (1, 0, 2)), shape[1])
+    return tf.ensure_shape(resize_first_axis(tf.transpose(wide, (1, 0, 2)), shape[0]), (None, None, 3))
 
 
 def jitter_colours(image, factors, order):
@@ -163,23 +174,35 @@ def jitter_colours(image, factors, order):
     Returns:
         float32 (height, width, 3), in [0, 1].
     """
+    shape = tf.shape(image)
+    image = tf.reshape(image, (-1, 3))
+    grey = tf.constant(_GREY)
 
-    def mix(image, other, factor):
-        return tf.clip_by_value(other + (image - other) * factor, 0.0, 1.0)
+    def clip(image):
+        return tf.clip_by_value(image, 0.0, 1.0)
 
-    operations = (
-        lambda image: mix(image, 0.0, factors[0]),
-        lambda image: mix(image, tf.reduce_mean(_grey(image)), factors[1]),
-        lambda image: mix(image, _grey(image), factors[2]),
-        lambda image: tf.image.adjust_hue(image, factors[3]),
-    )
+    def change_brightness(image):
+        return clip(image * factors[0])
+
+    def change_contrast(image):
+        mean_grey = tf.tensordot(tf.reduce_mean(image, axis=0), grey, 1)
+        return clip(image * factors[1] + (1.0 - factors[1]) * mean_grey)
+
+    def change_saturation(image):  # as one small matrix product: five times as fast as channel by channel
+        mixture = factors[2] * tf.eye(3) + (1.0 - factors[2]) * tf.tile(grey[:, None], (1, 3))
+        return clip(tf.matmul(image, mixture))
+
+    def change_hue(image):
+        return tf.image.adjust_hue(image[None], factors[3])[0]
+
+    operations = (change_brightness, change_contrast, change_saturation, change_hue)
     unchanged = tf.equal(factors, [1.0, 1.0, 1.0, 0.0])
     for position in range(4):
         index = order[position]
         branches = [lambda image=image, operation=operation: operation(image) for operation in operations]
         branches.append(lambda image=image: image)
         image = tf.switch_case(tf.where(unchanged[index], 4, index), branches)
-    return image
+    return tf.reshape(image, shape)
 
 
 def crop_offset(length, crop, fraction):
@@ -221,10 +244,6 @@ def place_crop(image, crop, offsets, pad_value):
     canvas = tf.pad(tf.ones(taken), paddings)[..., None]
     image = tf.pad(image, tf.concat([paddings, [[0, 0]]], 0)) + (1.0 - canvas) * pad_value
     return tf.ensure_shape(image, (crop, crop, channels))
-
-
-def _grey(image):
-    return tf.reduce_sum(image * tf.constant(_GREY), axis=-1, keepdims=True)
 
 
 def _integer(uniform, count):
