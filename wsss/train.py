@@ -27,18 +27,20 @@ def main(argv=None):
     """Trains as the command line says.
 
     Returns:
-        0, or 1 where the loss was not finite and the last good weights were kept.
+        0; 1 where the loss was not finite and the last good weights were kept; 130 after an interrupt.
     """
     options = parse_options(argv)
     run = open_run(options)
-    if run.is_finished():
+    if options.resume == "auto" and run.is_finished():
         print(f"{run.path} is finished already; --resume never trains it anew.")
         return 0
     building.set_numerics(options)
     strategy = strategies.make_strategy(options.strategy, options.cpu_replicas)
-    building.check_batch(options, strategy)
-    collection = open_training_collection(options, run)
-    failure = train(options, run, strategy, collection)
+    try:
+        failure = train(options, run, strategy, open_training_collection(options, run))
+    except KeyboardInterrupt:
+        print(f"Interrupted; the same command goes on with {run.path}.", file=sys.stderr)
+        return 130
     if failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1
@@ -52,19 +54,28 @@ def open_training_collection(options, run):
         return open_collection(options.data)
     directory = files.join(run.path, "data")
     if not files.exists(files.join(directory, "dataset_info.json")):
-        print(f"No --data: drawing a small collection into {directory}.")
         from wsss.data.synthetic import write_synthetic_collection
 
-        write_synthetic_collection(directory)
+        print(f"No --data: drawing a small collection into {directory}.")
+        return write_synthetic_collection(directory)
     return open_collection(directory)
 
 
 def train(options, run, strategy, collection):
     """Trains into a run directory, from where a former run of the same options was stopped.
 
+    Args:
+        options: `TrainingOptions`.
+        run: `RunDirectory`.
+        strategy: `tf.distribute` strategy.
+        collection: `Collection`.
+
     Returns:
         Why the run was stopped early, or None.
     """
+    building.check_data(options, strategy, collection)
+    # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
+    resumed = options.resume == "auto" and files.exists(run.checkpoint)
     steps = steps_per_epoch(collection, options.split, options.batch_size)
     with strategy.scope():
         backbone = building.make_backbone(options)
@@ -76,38 +87,34 @@ def train(options, run, strategy, collection):
         run.checkpoint, steps_per_epoch=steps, save_steps=options.checkpoint_steps, writes=chief
     )
     keeper.set_model(model)
-    if files.exists(run.checkpoint):
+    if resumed:
         keeper.restore()
         print(f"Going on with {run.path} after epoch {keeper.progress.epoch}, step {keeper.progress.step}.")
-    elif chief:
-        files.write_json(run.config, describe(options, collection, model, strategy))
+    else:
+        if chief:
+            run.clear()
+            files.write_json(run.config, describe(options, collection, model, strategy))
         keeper.save()
-    fit(model, options, run, strategy, collection, backbone.pad_value, keeper)
+    listeners = make_callbacks(options, run, collection) if chief else []
+    for start, last in spans(keeper.progress, options.epochs):
+        model.fit(
+            building.make_dataset(options, collection, backbone.pad_value, strategy, start),
+            initial_epoch=start.epoch,
+            epochs=last,
+            steps_per_epoch=steps - start.step,
+            callbacks=[*listeners, keeper],
+            verbose=1 if chief and on_terminal() else 0,
+            shuffle=False,
+        )
+        if keeper.failure:
+            break
     if chief:
         save(run, model, keeper)
     return keeper.failure
 
 
-def fit(model, options, run, strategy, collection, pad_value, keeper):
-    """`Model.fit` over the epochs that are left; a part-done epoch comes first, on its own."""
-    listeners, verbose = make_callbacks(options, run, strategy, collection, keeper)
-    for start, last in spans(keeper.progress, options.epochs):
-        dataset = building.make_dataset(options, collection, pad_value, strategy, start)
-        model.fit(
-            dataset,
-            initial_epoch=start.epoch,
-            epochs=last,
-            steps_per_epoch=keeper.steps_per_epoch - start.step,
-            callbacks=listeners,
-            verbose=verbose,
-            shuffle=False,
-        )
-        if keeper.failure:
-            break
-
-
 def spans(progress, epochs):
-    """`(where to begin, epoch to end with)` of the calls of `fit` that are left."""
+    """`(where to begin, epoch to end with)` of the calls of `fit` that are left; a part-done epoch is one."""
     if progress.step:
         yield progress, progress.epoch + 1
         progress = Progress(progress.epoch + 1)
@@ -115,11 +122,14 @@ def spans(progress, epochs):
         yield progress, epochs
 
 
-def make_callbacks(options, run, strategy, collection, keeper):
-    """The callbacks in the order in which they see the logs, and `verbose` for `fit`."""
-    if not strategies.is_chief(strategy):
-        return [keeper], 0
-    measure = draw = None
+def on_terminal():
+    """Whether a person watches, who gets a bar, rather than a log, which gets lines."""
+    return sys.stdout.isatty()
+
+
+def make_callbacks(options, run, collection):
+    """The callbacks that record a run, in the order in which they see the logs."""
+    measure = None
     if options.val_split != "none":
         measure = Measure(
             collection,
@@ -128,20 +138,16 @@ def make_callbacks(options, run, strategy, collection, keeper):
             threshold=options.background_threshold,
             cam="cam" if options.model == "classifier" else "refined_cam",
         )
-        draw = measure.pictures
-    on_terminal = sys.stdout.isatty()
-    listeners = [
-        measure and callbacks.Validation(measure),
-        callbacks.HistoryFile(run.history, finished_epochs=keeper.progress.epoch),
-        callbacks.Summaries(run.tensorboard, draw),
-        None if on_terminal else callbacks.PlainProgress(),
-        keeper,
+    return [
+        *([callbacks.Validation(measure)] if measure else []),
+        callbacks.HistoryFile(run.history),
+        callbacks.Summaries(run.tensorboard, measure.pictures if measure else None),
+        *([] if on_terminal() else [callbacks.PlainProgress(interval=options.progress_seconds)]),
     ]
-    return [listener for listener in listeners if listener], 1 if on_terminal else 0
 
 
 def save(run, model, keeper):
-    """The model without its optimizer, which needs this package's model classes alone to be read."""
+    """Writes the model, without its optimizer and strategy, and how the run ended."""
     plain = type(model).from_config(model.get_config())
     plain.set_weights(model.get_weights())
     with tempfile.TemporaryDirectory() as folder:

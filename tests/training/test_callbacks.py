@@ -101,7 +101,10 @@ def test_the_history_keeps_the_rows_of_the_epochs_that_were_done(tmp_path):
     fit(make_model(), make_data(), [HistoryFile(path)])
     before = read_history(path)
     assert [row["epoch"] for row in before] == ["1", "2"]
-    assert HistoryFile(path, finished_epochs=1).rows == before[:1]
+    fit(make_model(), make_data(), [HistoryFile(path)], first=1)
+    after = read_history(path)
+    assert [row["epoch"] for row in after] == ["1", "2"]
+    assert after[0] == before[0]
 
 
 def test_figures_of_the_validation_reach_the_callbacks_behind_it(tmp_path):

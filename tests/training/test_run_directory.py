@@ -49,6 +49,8 @@ def test_a_named_folder_with_a_run_of_other_options_is_an_error_that_names_the_o
     with pytest.raises(UserError, match="--long_side"):
         open_run(other)
     fresh = open_run(dataclasses.replace(other, resume="never"))
+    assert fresh == run
+    fresh.clear()
     assert not files.exists(fresh.config)
 
 

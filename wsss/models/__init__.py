@@ -1,1 +1,8 @@
-"""Networks and the models that are trained."""
+"""Networks and the models that are trained; once this is imported, their `.keras` files load."""
+
+from wsss.models.affinity_net import AffinityNet
+from wsss.models.classifier import Classifier
+from wsss.models.pixel2prototype import Pixel2Prototype
+from wsss.models.seam import SEAM
+
+__all__ = ["SEAM", "AffinityNet", "Classifier", "Pixel2Prototype"]

@@ -33,8 +33,10 @@ def make_backbone(options):
             options.backbone,
             weights=options.backbone_weights,
             output_stride=options.output_stride,
+            preprocessing=None if options.preprocessing == "auto" else options.preprocessing,
             frozen_batch_norm=options.freeze_batch_norm,
             frozen_prefixes=options.frozen_layers,
+            frozen_fraction=options.frozen_fraction,
         )
     except (ValueError, OSError) as error:
         raise UserError(f"--backbone {options.backbone}: {error}") from error
@@ -53,6 +55,7 @@ def make_model(options, classes, backbone):
         terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
         contrast = dict.fromkeys(terms, options.contrast_weight)
         contrast["background_threshold"] = options.background_threshold
+        contrast["contrast_variant"] = options.contrast_variant
     return MODELS[options.model](
         backbone.input,
         backbone.feature,
@@ -171,14 +174,17 @@ def set_numerics(options):
         tf.config.experimental.enable_op_determinism()
 
 
-def check_batch(options, strategy):
-    """Raises a `UserError` unless the replicas share the batch evenly."""
+def check_data(options, strategy, collection):
+    """Raises a `UserError` for what would fail later, when a run directory has been begun."""
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise UserError(
             f"--batch_size must be a multiple of the number of replicas, {replicas}. "
             f"Received: {options.batch_size}."
         )
+    if options.val_split != "none":
+        collection.shard_paths(options.val_split)
+    make_augmentation(options)
 
 
 def _without_weights(options, backbone):
@@ -191,7 +197,7 @@ def _without_weights(options, backbone):
         )
     if weights != "none":
         network.load_weights(weights)
-    freeze(network, options.freeze_batch_norm, options.frozen_layers)
+    freeze(network, options.freeze_batch_norm, options.frozen_layers, options.frozen_fraction)
     return backbone
 
 

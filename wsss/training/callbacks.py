@@ -122,10 +122,15 @@ class Validation(keras.callbacks.Callback):
 class HistoryFile(keras.callbacks.Callback):
     """Keeps `history.csv`: one row an epoch, the same after a resumed run as after an undisturbed one."""
 
-    def __init__(self, path, finished_epochs=0):
+    def __init__(self, path):
         super().__init__()
         self.path = path
-        self.rows = read_history(path)[:finished_epochs]
+        self._rows = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keeps the rows of the epochs that a former run finished; a later one will be made again."""
+        if self._rows is None:
+            self._rows = read_history(self.path)[:epoch]
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes all rows anew: a kill between two writes never leaves half a row."""
@@ -133,12 +138,12 @@ class HistoryFile(keras.callbacks.Callback):
             return
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        self.rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **figures})
+        self._rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **figures})
         stream = io.StringIO()
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(self._rows)
         files.write_text(self.path, stream.getvalue())
 
 

@@ -31,6 +31,7 @@ class TrainingOptions:
         "auto: go on with an unfinished run of the same options; never: start anew",
         choices=("auto", "never"),
     )
+    progress_seconds: float = _flag(30.0, "seconds between lines within an epoch, where the output is a log")
     checkpoint_steps: int = _flag(0, "save the state every so many steps too; 0 = after each epoch only")
 
     model: str = _flag(
@@ -40,9 +41,17 @@ class TrainingOptions:
     )
     backbone: str = _flag("MobileNetV2", "name of a network (see README), or a .keras file of your own")
     backbone_weights: str = _flag("imagenet", "imagenet, none, or a weights file")
+    preprocessing: str = _flag(
+        "auto",
+        "what the backbone expects of its input; auto: as keras.applications or the .keras file says",
+        choices=("auto", "tf", "torch", "caffe", "raw", "none"),
+    )
     output_stride: int = _flag(16, "pixels of the image per position of the CAM", choices=(8, 16, 32))
     frozen_layers: tuple[str, ...] = _flag(
         (), "layers or stages of the backbone, by the start of their names, that are not trained", form="A,B"
+    )
+    frozen_fraction: float = _flag(
+        0.0, "share of the backbone's layers, from the image on, not trained, in [0, 1]"
     )
     freeze_batch_norm: bool = _flag(True, "keep statistics, scale and offset of pretrained batch norms")
     dropout: bool = _flag(True, "use the dropout of backbones that have one")
@@ -71,6 +80,12 @@ class TrainingOptions:
         0.2, "share of the largest differences in cross regularisation, in (0, 1]"
     )
     contrast_weight: float = _flag(0.1, "weight of each contrast term of pixel2prototype, >= 0")
+    contrast_variant: str = _flag(
+        "published",
+        "published, or repaired: the background's prototype from the pixels with the least foreground, and "
+        "none of absent classes",
+        choices=("published", "repaired"),
+    )
     background_threshold: float = _flag(
         0.2, "background score, in [0, 1], for prototypes and for the measured CAM"
     )
@@ -100,9 +115,22 @@ class TrainingOptions:
         check_options(self)
 
 
+# For the drawn scenes of `wsss.data.synthetic`: a small network from scratch, a minute or two on two cores.
 BUILT_IN = {
     "backbone": "small",
     "backbone_weights": "none",
+    "output_stride": 8,
+    "epochs": 20,
+    "batch_size": 16,
+    "image_size": 112,
+    "long_side": (96, 144),
+    "optimizer": "adamw",
+    "learning_rate": 0.002,
+    "weight_decay": 0.01,
+    "new_layer_multiplier": 1.0,
+    "bias_multiplier": 1.0,
+    "view_scale": 0.5,
+    "background_threshold": 0.4,
 }
 
 
@@ -202,6 +230,8 @@ _RANGES = {
     "seed": (0, 2**31 - 1),
     "val_images": (0, None),
     "checkpoint_steps": (0, None),
+    "progress_seconds": (0, None),
+    "frozen_fraction": (0, 1),
     "learning_rate": (0, None),
     "momentum": (0, 1),
     "weight_decay": (0, None),
@@ -228,6 +258,12 @@ def check_options(options):
         if not (low <= value and (high is None or value <= high)):
             rule = f"at least {low}" if high is None else f"in [{low}, {high}]"
             raise UserError(f"--{name} must be {rule}. Received: {value}.")
+    for field in _fields():
+        choices, value = field.metadata["choices"], getattr(options, field.name)
+        if choices and value not in choices:  # from a preset: argparse looks at given flags only
+            raise UserError(
+                f"--{field.name} must be one of {', '.join(map(str, choices))}. Received: {value}."
+            )
     limits = options.long_side
     if limits is not None and not 0 < limits[0] <= limits[1]:
         raise UserError(f"--long_side must be LOW,HIGH with 0 < LOW <= HIGH. Received: {_shown(limits)}.")

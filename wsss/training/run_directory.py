@@ -18,7 +18,7 @@ from wsss.errors import UserError
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-_NOT_COMPARED = ("output", "resume")
+_NOT_COMPARED = ("output", "resume", "progress_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,7 @@ def open_run(options):
     if not options.output:
         return _numbered_run(options)
     run = RunDirectory(options.output)
-    if options.resume == "never":
-        run.clear()
-    elif files.exists(run.config):
+    if options.resume == "auto" and files.exists(run.config):
         difference = _difference(files.read_json(run.config), options)
         if difference:
             raise UserError(

@@ -1,0 +1,153 @@
+"""`python -m wsss.train`, through `main(argv)` and as a process."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training.small_runs import (
+    STEPS_PER_EPOCH,
+    assert_equal_weights,
+    command_line,
+    draw_collection,
+    finish,
+    run,
+    start,
+    weights,
+)
+from wsss import files
+from wsss.train import main
+from wsss.training.callbacks import read_history
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_collection(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished run of two epochs."""
+    output = str(tmp_path_factory.mktemp("runs") / "run")
+    assert main(command_line(data, output)) == 0
+    return output
+
+
+def test_a_run_leaves_model_history_config_and_result(trained, data):
+    config = files.read_json(os.path.join(trained, "config.json"))
+    assert config["class_names"] == ["striped_disc", "checked_square"]
+    assert config["options"]["view_scale"] == 0.5
+    assert config["data"] == data
+    assert {"tensorflow", "keras", "wsss", "python"} <= set(config["versions"])
+    assert files.read_json(os.path.join(trained, "result.json"))["status"] == "finished"
+    assert list(Path(trained, "tensorboard").glob("events*"))
+    rows = read_history(os.path.join(trained, "history.csv"))
+    assert len(rows) == 2
+    for name in ("loss", "classification_loss", "er_loss", "val_map", "val_miou", "val_best_miou"):
+        assert all(np.isfinite(float(row[name])) for row in rows), name
+    assert float(rows[0]["learning_rate"]) > float(rows[1]["learning_rate"])
+
+
+def test_the_saved_model_takes_images_of_any_size(trained):
+    model = tf.keras.models.load_model(os.path.join(trained, "model.keras"))
+    images = np.random.default_rng(0).uniform(size=(2, 44, 60, 3)).astype("float32")
+    assert model.predict(images, verbose=0).shape == (2, 2)
+    assert model.refined_cam(images).shape == (2, 6, 8, 2)
+
+
+def test_a_finished_run_is_left_as_it_is(trained, data, capsys):
+    before = Path(trained, "model.keras").stat().st_mtime_ns
+    assert main(command_line(data, trained)) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert Path(trained, "model.keras").stat().st_mtime_ns == before
+
+
+def test_the_same_command_gives_the_same_weights_and_history(trained, data, tmp_path):
+    again = str(tmp_path / "again")
+    assert main(command_line(data, again)) == 0
+    assert_equal_weights(trained, again)
+    assert Path(again, "history.csv").read_bytes() == Path(trained, "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize("model", ["classifier", "pixel2prototype"])
+def test_other_models_train_with_their_own_terms(model, data, tmp_path):
+    output = str(tmp_path / "run")
+    assert main(command_line(data, output, model=model, epochs=1, val_split="none")) == 0
+    (row,) = read_history(os.path.join(output, "history.csv"))
+    assert ("er_loss" in row) == (model != "classifier")
+    assert np.isfinite(float(row["loss"]))
+
+
+def test_adamw_and_random_affine_views_train(data, tmp_path):
+    output = str(tmp_path / "run")
+    arguments = command_line(data, output, view="affine", optimizer="adamw", learning_rate=1e-3, epochs=1)
+    assert main([*arguments, "--mixed_precision", "bfloat16"]) == 0
+    assert files.exists(os.path.join(output, "model.keras"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path, capsys):
+    output = str(tmp_path / "run")
+    flags = {"learning_rate": 1e30, "schedule": "constant", "val_split": "none"}
+    assert main(command_line(data, output, **flags)) == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: Stopped at step")
+    result = files.read_json(os.path.join(output, "result.json"))
+    assert result["status"] == "stopped"
+    assert all(np.isfinite(weight).all() for weight in weights(output))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"split": "trian"}, "trian"),
+        ({"val_split": "test"}, "test"),
+        ({"data": "no_such_folder"}, "no_such_folder"),
+        ({"backbone": "NoNet"}, "NoNet"),
+        ({"backbone_weights": "missing.h5"}, "missing.h5"),
+        ({"backbone": "missing.keras"}, "missing.keras"),
+        ({"batch_size": 100}, "16"),
+        ({"output_stride": 32}, "output_stride"),
+        ({"frozen_layers": "no_such_stage"}, "no_such_stage"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_code_2(flags, named, data, tmp_path, capsys):
+    output = str(tmp_path / "run")
+    assert main(command_line(**{"data": data, "output": output, **flags})) == 2
+    written = capsys.readouterr().err.strip()
+    assert written.startswith("error: ")
+    assert "\n" not in written
+    assert named in written
+    assert not files.exists(output), "a mistake leaves nothing behind"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved_steps", [0, 3])
+def test_a_killed_run_goes_on_to_the_same_end(saved_steps, data, tmp_path):
+    flags = {"epochs": 3, "checkpoint_steps": saved_steps, "model": "seam", "view": "affine"}
+    undisturbed, killed = str(tmp_path / "undisturbed"), str(tmp_path / "killed")
+    run(command_line(data, undisturbed, **flags))
+
+    process = start(command_line(data, killed, progress_seconds=0, **flags))
+    target = f"epoch 2/3, step {STEPS_PER_EPOCH - 1}/"
+    assert any(target in line for line in process.stdout), process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not files.exists(os.path.join(killed, "model.keras"))
+
+    written, _ = run(command_line(data, killed, **flags))
+    assert "Going on with" in written
+    assert_equal_weights(undisturbed, killed)
+    assert Path(killed, "history.csv").read_bytes() == Path(undisturbed, "history.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_bare_it_draws_a_collection_and_trains_on_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    written, _ = run(["--strategy", "mirrored", "--epochs", "1"])
+    assert "drawing a small collection" in written
+    assert Path("runs/seam-1/model.keras").exists()
+    assert finish(start(["--strategy", "tpu", "--output", "elsewhere"]), expected_code=2)[1].count("\n") == 1

@@ -1,0 +1,101 @@
+"""`python -m wsss.demo`: the whole way on drawn scenes, from image tags to masks, in a few minutes.
+
+Each step is one call of a program of this package, shown as the command that does the same.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, as in `wsss.train`
+
+from wsss import files
+from wsss.errors import UserError, program
+
+MODELS = {
+    "classifier": "plain classifier, the baseline: the same network on the classification loss alone",
+    "seam": "SEAM: class activation maps that agree between two views of an image",
+}
+
+
+@program
+def main(argv=None):
+    """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
+    options = make_parser().parse_args(argv)
+    if options.images < 40:
+        raise UserError(f"--images must be at least 40, for a batch and a split. Received: {options.images}.")
+    started = time.monotonic()
+    data = files.join(options.output, "data")
+    draw(data, options.images)
+    miou = {}
+    for model, title in MODELS.items():
+        run, masks = files.join(options.output, model), files.join(options.output, f"{model}_masks")
+        print(f"\nTrain: {title}.")
+        code = train(data, run, model, options) or make_masks(run, masks, model)
+        if code:
+            return code
+        miou[model] = files.read_json(files.join(masks, "metrics.json"))["miou"]
+    report = files.join(options.output, "report.html")
+    files.copy(files.join(masks, "report.html"), report)
+    print("\nmIoU of the masks, training images, true tags given, no refinement:")
+    print(f"  plain classifier  {100 * miou['classifier']:.1f} %")
+    print(f"  SEAM              {100 * miou['seam']:.1f} %")
+    print(f"Pictures: {report} ({time.monotonic() - started:.0f} s in all)")
+    return 0
+
+
+def make_parser():
+    """The parser of the flags."""
+    parser = argparse.ArgumentParser(prog="python -m wsss.demo", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--output", default="demo", help="folder for everything (default: demo)")
+    parser.add_argument("--images", type=int, default=240, help="scenes drawn, >= 40 (default: 240)")
+    parser.add_argument(
+        "--epochs", type=int, default=0, help="epochs of each training (default: the preset's)"
+    )
+    return parser
+
+
+def draw(data, images):
+    """Draws the collection, unless it is there."""
+    from wsss.data.synthetic import write_synthetic_collection
+
+    call = f"write_synthetic_collection({data!r}, images={images})"
+    print("Draw scenes of textured things, with tags and exact masks.")
+    show([sys.executable, "-c", f"from wsss.data.synthetic import *; {call}"])
+    if not files.exists(files.join(data, "dataset_info.json")):
+        write_synthetic_collection(data, images=images)
+
+
+def train(data, run, model, options):
+    """Trains one model; returns the program's exit code."""
+    from wsss import train
+
+    arguments = ["--preset", "built_in", "--data", data, "--model", model, "--output", run]
+    if options.epochs:
+        arguments += ["--epochs", str(options.epochs)]
+    show(["python", "-m", "wsss.train", *arguments])
+    return train.main(arguments)
+
+
+def make_masks(run, masks, model):
+    """Makes masks of the training images with a trained model; returns the program's exit code."""
+    from wsss import pseudo_labels
+
+    last = files.read_json(files.join(run, "result.json"))["last_epoch"]
+    arguments = ["--model", run, "--split", "train", "--output", masks, "--scales", "1,2"]
+    arguments += ["--cam", "cam" if model == "classifier" else "refined_cam"]
+    arguments += ["--background_threshold", last["val_best_threshold"]]
+    print("Make masks, at the background threshold that was best on the validation split.")
+    show(["python", "pipelines/pseudo_labels.py", *arguments])
+    return pseudo_labels.main(arguments)
+
+
+def show(command):
+    """Prints the command that does the same."""
+    print("$", shlex.join(["python" if word == sys.executable else word for word in command]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
