@@ -126,14 +126,14 @@ def open_masks(path, split="train", scores_too=False):
     if files.exists(files.join(path, "dataset_info.json")):
         return _collection_masks(path, split)
     settings = _settings(path)
-    folder = files.join(path, "masks") if settings and files.exists(files.join(path, "masks")) else path
+    folder = files.join(path, "masks") if settings else path
     found = {suffix: _by_id(folder, suffix) for suffix in (".png", ".npz")}
     if found[".png"] or not scores_too:
         by_id = {image_id: _reader(file, decode_mask) for image_id, file in found[".png"].items()}
         return Masks(by_id, class_names=tuple(settings.get("class_names", ())))
     if not found[".npz"]:
         raise UserError(f"{path} holds no predictions: no ID.png, no ID.npz, no collection.")
-    settings = settings or _settings(files.join(path, ".."))
+    settings = settings or _settings(str(path).rstrip("/").rpartition("/")[0])
     by_id = {image_id: _reader(file, decode_scores) for image_id, file in found[".npz"].items()}
     return Masks(by_id, are_scores=True, class_names=tuple(settings.get("class_names", ())))
 

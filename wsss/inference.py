@@ -137,8 +137,7 @@ def load_predictor(path, **options):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
-    import wsss.models.classifier
-    import wsss.models.seam  # noqa: F401  these register the classes that a file names
+    import wsss.models  # noqa: F401  registers the classes that a file names
 
     with _local_copy(path) as local:
         try:

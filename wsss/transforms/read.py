@@ -79,7 +79,8 @@ def open_source(data, split, *, images_per_shard=64, previews=0):
     Raises:
         UserError: there is neither.
     """
-    if not files.exists(files.join(data, "dataset_info.json")) and files.exists(data):
+    is_folder = files.is_remote(data) or files.exists(data)  # a store knows no folders, only what is in them
+    if is_folder and not files.exists(files.join(data, "dataset_info.json")):
         return Source(_folder_shards(data, split, images_per_shard, previews))
     collection = open_collection(data)
     paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
