@@ -199,7 +199,8 @@ def nonlocal_neural_network(
         use_relu: cosines below 0 count as 0.
         embed1, embed2: what is compared, each a tensor of the size of `x`, or a function of `x` (say,
             a layer). None: `x` itself.
-        mode: "spatial", or "channel" to compare channels over all positions in place of positions.
+        mode: "spatial", or "channel" to compare channels over all positions in place of positions; `g` then
+            has as many channels as `embed2`.
         epsilon: > 0, against division by zero.
         name: of the layer.
 

@@ -3,8 +3,10 @@
 import keras
 from keras import layers, ops
 
+from wsss.models.replicas import gather_batch
 from wsss.models.seam import SEAM
 from wsss.ops.contrast import ContrastView, pixel_prototype_contrast
+from wsss.ops.resize import resize_bilinear
 
 VARIANTS = ("published", "repaired")
 
@@ -17,8 +19,8 @@ class Pixel2Prototype(SEAM):
     All terms of `SEAM` stay; three join them, computed on a small grid with pseudo labels from the refined
     maps: `cross_prototype_loss` (pixels of a view against the prototypes of the other), `cross_cam_loss`
     (against their own prototypes, by the other view's pseudo labels) and `intra_view_loss` (hard pixels and
-    semi-hard prototypes of one view). They compare pixels of the whole batch; sample weights scale them by
-    their mean.
+    semi-hard prototypes of one view). They compare pixels of the whole batch, over all replicas; sample
+    weights scale them by their mean.
 
     Args:
         image_input, feature_output, classes: see `SEAM`.
@@ -101,14 +103,21 @@ class Pixel2Prototype(SEAM):
 
     def _terms(self, x, y, first, other, view, sample_weight):
         yield from super()._terms(x, y, first, other, view, sample_weight)
-        contrast = self._contrast(y, _warped(first, view.to_second), _contrast_view(other))
+        contrast = self._contrast(y, self._gathered(first, view.to_second), self._gathered(other))
         if view.to_first is not None:
-            inverse = self._contrast(y, _contrast_view(first), _warped(other, view.to_first))
+            inverse = self._contrast(y, self._gathered(first), self._gathered(other, view.to_first))
             contrast = [(one + two) / 2 for one, two in zip(contrast, inverse)]
         weight = 1.0 if sample_weight is None else ops.mean(ops.cast(sample_weight, "float32"))
         coefficients = (self.cp_contrast_coef, self.cc_contrast_coef, self.intra_contrast_coef)
         for term, coefficient, value in zip(self.loss_terms[-3:], coefficients, contrast):
             yield term, coefficient, weight * value
+
+    def _gathered(self, outputs, transform=lambda maps: maps):
+        """What the contrast reads of one view, on the other's pixels and on the grid, of all replicas."""
+        maps = outputs["projection"], outputs["refined_cam"][..., 1:]
+        warped = (transform(ops.cast(each, "float32")) for each in maps)
+        on_grid = (resize_bilinear(each, self.contrast_grid, align_corners=True) for each in warped)
+        return ContrastView(*(gather_batch(each) for each in on_grid))
 
     def _contrast(self, y, first, other):
         height, width = self.contrast_grid
@@ -117,7 +126,7 @@ class Pixel2Prototype(SEAM):
         return pixel_prototype_contrast(
             first,
             other,
-            ops.cast(y, "float32"),
+            gather_batch(ops.cast(y, "float32")),
             sampled=self.sampled_pixels(),
             seed=self.seed_generator,
             grid=self.contrast_grid,
@@ -147,15 +156,6 @@ class Pixel2Prototype(SEAM):
             "contrast_variant": self.contrast_variant,
         }
         return {**super().get_config(), **own}
-
-
-def _contrast_view(outputs):
-    return ContrastView(outputs["projection"], outputs["refined_cam"][..., 1:])
-
-
-def _warped(outputs, transform):
-    """The contrast's view of one image, on the pixels of the other."""
-    return ContrastView(*(transform(ops.cast(maps, "float32")) for maps in _contrast_view(outputs)))
 
 
 def _check_options(rate, temperature, threshold, *ranges):

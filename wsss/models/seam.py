@@ -2,9 +2,9 @@
 
 import copy
 import functools
+import math
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 from wsss.models.layers import ImageScores, PixelCorrelation, StopGradient
@@ -14,6 +14,14 @@ from wsss.ops.losses import View, equivariant_regularization, min_pooling_loss
 from wsss.ops.resize import resize_bilinear
 
 VIEWS = ("affine", "rescale")
+# Moderate transforms, which leave most of the image in view.
+AFFINE_DOMAINS = {
+    "vertical_flip": False,
+    "rotate_domain": (-math.pi / 9, math.pi / 9),
+    "rescale_scale_domain": (0.7, 1.3),
+    "translation_x_domain": (-0.033, 0.033),
+    "translation_y_domain": (-0.033, 0.033),
+}
 
 
 @keras.saving.register_keras_serializable(package="wsss")
@@ -119,6 +127,12 @@ class SEAM(keras.Model):
         self.max_correlation_positions = int(max_correlation_positions)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.affine = Affine(
+            [affine_rotate, 0.0, affine_rescale, affine_flip, affine_translation],
+            fill_mode,
+            seed=self.seed_generator,
+            **AFFINE_DOMAINS,
+        )
         if network is None:
             network = self._build_network(
                 image_input, feature_output, correlation_feature, head_features or {}
@@ -133,6 +147,9 @@ class SEAM(keras.Model):
         return ("classification_loss", "er_loss", "ecr_loss", "min_pooling_loss")
 
     def _build_network(self, image, feature, correlation_feature, head_features):
+        image, *others = keras.tree.flatten(image)
+        if others:
+            raise ValueError(f"`image_input` must be one Keras input. Received: {len(others) + 1}.")
         if correlation_feature is None:
             embedding = layers.Conv2D(192, 1, use_bias=False, name="correlation_embedding")
             correlation_feature = embedding(StopGradient()(feature))
@@ -225,7 +242,7 @@ class SEAM(keras.Model):
 
     def _second_view(self, images):
         if self.view == "affine":
-            return affine_view(images, self.affine, self.seed_generator, self.use_inverse_affine)
+            return affine_view(images, self.affine, self.use_inverse_affine)
         return rescaled_view(images, self.view_scale, self.view_size)
 
     def _share(self):
@@ -236,34 +253,20 @@ class SEAM(keras.Model):
         self._metric_of[term].update_state(value, sample_weight=ops.shape(y)[0])
 
     @functools.cached_property
-    def affine(self):
-        """The random transforms of `view="affine"`: moderate ones, which leave most of the image in view."""
-        weights = self.affine_weights
-        return Affine(
-            affine_weights=[weights["affine_rotate"], 0.0, *list(weights.values())[1:]],
-            fill_mode=self.fill_mode,
-            vertical_flip=False,
-            rotate_domain=(-np.pi / 9, np.pi / 9),
-            rescale_scale_domain=(0.7, 1.3),
-            translation_x_domain=(-0.033, 0.033),
-            translation_y_domain=(-0.033, 0.033),
-        )
-
-    @functools.cached_property
     def cam(self):
         """Keras model, images -> plain maps (batch, h, w, classes)."""
-        return keras.Model(self.network.inputs, self.network.output["cam"], name="cam")
+        return keras.Model(self.network.input, self.network.output["cam"], name="cam")
 
     @functools.cached_property
     def refined_cam(self):
         """Keras model, images -> refined maps (batch, h, w, classes)."""
         refined = self.network.output["refined_cam"][..., 1:]
-        return keras.Model(self.network.inputs, refined, name="refined_cam")
+        return keras.Model(self.network.input, refined, name="refined_cam")
 
     @functools.cached_property
     def classifier(self):
         """Keras model, images -> class scores (batch, classes)."""
-        return keras.Model(self.network.inputs, self.network.output["scores"], name="classifier")
+        return keras.Model(self.network.input, self.network.output["scores"], name="classifier")
 
     def get_config(self):
         """Every option, and the whole network under "model"; JSON serialisable."""

@@ -37,19 +37,18 @@ def rescaled_view(images, scale=None, size=None):
     return SecondView(to_second(images), to_second, None)
 
 
-def affine_view(images, affine, seed, use_inverse=True):
+def affine_view(images, affine, use_inverse=True):
     """Each image under a random affine transform of its own.
 
     Args:
         images: float (batch, height, width, channels).
-        affine: `wsss.utils.Affine`.
-        seed: `keras.random.SeedGenerator`.
+        affine: `wsss.ops.affine.Affine`.
         use_inverse: whether maps of the second view are also taken back to the first.
 
     Returns:
         `SecondView`.
     """
-    code, arguments = affine.random_affine_code(ops.shape(images)[0], seed=seed)
+    code, arguments = affine.random_affine_code(ops.shape(images)[0])
 
     def to_second(maps):
         return affine.apply_affine(maps, code, arguments)
