@@ -11,7 +11,6 @@ imported by `--torch_python`.
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 FORMS = {"ours": "blocks (ours)", "plain": "plain, TensorFlow", "torch": "plain, PyTorch"}
 SIZES = ((56, 56), (94, 125), (128, 128))  # images of 448, about 750 x 1000, and 1024 pixels at stride 8
 QUICK_SIZES = ((28, 28), (56, 56))
+PASSES = ("forward", "training")  # training: with the gradient of the features
 CHANNELS, CLASSES, EPSILON = 192, 21, 1e-5
 
 
@@ -29,83 +29,82 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="small sizes only, some seconds")
     parser.add_argument("--rounds", type=int, default=5, help="calls of each form, >= 5 (default 5)")
     parser.add_argument("--torch_python", default=sys.executable, help="interpreter that has torch")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
-        form, height, width, gradient = args.worker
-        return work(form, int(height), int(width), gradient == "True")
+        form, height, width = args.worker
+        return work(form, int(height), int(width))
 
     interpreters = {"ours": sys.executable, "plain": sys.executable, "torch": args.torch_python}
     has_torch = [args.torch_python, "-c", "import importlib.util as i; exit(i.find_spec('torch') is None)"]
     if subprocess.run(has_torch, check=False).returncode:
         print("PyTorch is not installed: its rows are left out (pip install torch==2.13.0).")
         del interpreters["torch"]
-    print(
-        f"{'positions':>9}  {'pass':<8}  {'form':<18} {'seconds':>8} {'peak MB':>8} {'growth MB':>9}  ours is"
-    )
+    print("positions  pass      form                seconds   CPU s  peak MB growth MB  ours is")
     for size in QUICK_SIZES if args.quick else SIZES:
-        for gradient in (False, True):
-            if gradient and size == SIZES[-1]:
-                continue  # the plain forms would take 6 GB
-            report(size, gradient, compare(interpreters, size, gradient, args.rounds))
+        passes = ("forward",) if size == SIZES[-1] else PASSES  # plain training would take 6 GB there
+        workers = {form: start_worker(python, form, size) for form, python in interpreters.items()}
+        for name in passes:
+            report(size, name, compare(workers, name, args.rounds))
+        for worker in workers.values():
+            worker.communicate("")
     return 0
 
 
-def compare(interpreters, size, gradient, rounds):
-    """Results of each form, `{form: {"seconds": [...], "peak": MB, "growth": MB, "sample": [...]}}`."""
-    workers = {}
-    for form, interpreter in interpreters.items():
-        command = [interpreter, "-m", "benchmarks.pixel_correlation", "--worker", form]
-        workers[form] = subprocess.Popen(
-            [*command, *map(str, size), str(gradient)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        workers[form].stdout.readline()  # ready, and quiet while the next one starts
-    seconds = {form: [] for form in workers}
-    for _ in range(rounds):
+def start_worker(python, form, size):
+    command = [python, "-m", "benchmarks.pixel_correlation", "--worker", form, *map(str, size)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen(command, text=True, **pipes)
+    worker.stdout.readline()  # ready, and quiet while the next one starts
+    return worker
+
+
+def compare(workers, name, rounds):
+    """`{form: result}` of a pass: "times" (rounds, [wall, CPU]), "peak" and "growth" in MB, "sample"."""
+    results = {form: {"times": []} for form in workers}
+    for _ in range(1 + rounds):  # the first call traces and warms up
         for form, worker in workers.items():
-            print("call", file=worker.stdin, flush=True)
-            seconds[form].append(json.loads(worker.stdout.readline()))
-    results = {}
-    for form, worker in workers.items():
-        output, _ = worker.communicate("")
-        results[form] = {"seconds": seconds[form], **json.loads(output)}
+            print(name, file=worker.stdin, flush=True)
+            answer = json.loads(worker.stdout.readline())
+            results[form]["times"].append(answer.pop("time"))
+            results[form] |= answer
     return results
 
 
-def report(size, gradient, results):
-    ours = results["ours"]
+def report(size, name, results):
+    ours, our_seconds = results["ours"], median_times(results["ours"])[0]
     for form, result in results.items():
-        median = statistics.median(result["seconds"])
-        line = f"{size[0]:>4}x{size[1]:<4}  {'training' if gradient else 'forward':<8}  {FORMS[form]:<18}"
-        line += f" {median:8.3f} {result['peak']:8.0f} {result['growth']:9.0f}"
+        seconds, cpu_seconds = median_times(result)
+        line = f"{size[0]:>4}x{size[1]:<4}  {name:<8}  {FORMS[form]:<18} {seconds:8.3f} {cpu_seconds:7.3f}"
+        line += f" {result['peak']:8.0f} {result['growth']:9.0f}"
         if form != "ours":
-            faster = median / statistics.median(ours["seconds"])
+            share = ours["growth"] / max(result["growth"], 1)
             difference = np.abs(np.subtract(result["sample"], ours["sample"])).max()
-            line += f"  {faster:.1f}x as fast, {ours['growth'] / max(result['growth'], 1):.0%} of the growth,"
-            line += f" largest difference {difference:.0e}"
+            line += f"  {seconds / our_seconds:.1f}x as fast, {share:.0%} of the growth, to {difference:.0e}"
         print(line, flush=True)
 
 
-def work(form, height, width, gradient):
-    """The process of one form: a call for every line on stdin, then memory and a sample of the result."""
+def median_times(result):
+    return np.median(result["times"][1:], axis=0)
+
+
+def work(form, height, width):
+    """The process of one form: runs the pass named by each line on stdin, answers with its cost."""
     rng = np.random.default_rng(0)
     cam = rng.random((1, height, width, CLASSES), "float32")
     feature = rng.normal(size=(1, height, width, CHANNELS)).astype("float32")
-    call = (torch_call if form == "torch" else tensorflow_call)(form, cam, feature, gradient)
+    make_call = torch_call if form == "torch" else tensorflow_call
+    calls = {name: make_call(form, cam, feature, name == "training") for name in PASSES}
     before = peak_megabytes()
-    result = call()
     print("ready", flush=True)
-    while sys.stdin.readline():
-        start = time.perf_counter()
-        result = call()
-        print(json.dumps(time.perf_counter() - start), flush=True)
-    peak, sample = peak_megabytes(), np.asarray(result).ravel()
-    sample = sample[:: max(len(sample) // 1000, 1)].astype(float).tolist()
-    print(json.dumps({"peak": peak, "growth": peak - before, "sample": sample}))
+    for name in map(str.strip, sys.stdin):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        result = calls[name]()
+        seconds = [time.perf_counter() - start, time.process_time() - cpu_start]
+        peak, sample = peak_megabytes(), result.ravel()
+        sample = sample[:: max(len(sample) // 1000, 1)].astype(float).tolist()
+        answer = {"time": seconds, "peak": peak, "growth": peak - before, "sample": sample}
+        print(json.dumps(answer), flush=True)
     return 0
 
 
@@ -134,7 +133,6 @@ def tensorflow_call(form, cam, feature, gradient):
         return tape.gradient(loss, feature)
 
     cam, feature = tf.constant(cam), tf.constant(feature)
-    run.get_concrete_function(cam, feature)
     return lambda: run(cam, feature).numpy()
 
 
