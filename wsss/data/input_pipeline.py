@@ -9,6 +9,7 @@ epoch after `len // batch_size` batches is dropped (other images in each epoch, 
 
 import tensorflow as tf
 
+from wsss import files
 from wsss.data.augment import (
     AUGMENTATIONS,
     augment_image,
@@ -16,6 +17,7 @@ from wsss.data.augment import (
     place_crop,
     resize_long_side,
 )
+from wsss.data.tfrecord import read_records
 from wsss.errors import UserError
 
 _BUFFER = 8 << 20
@@ -266,10 +268,21 @@ def _records(collection, split, shuffle_seed=None):
         (tf.gather(tf.constant(paths), order), tf.gather(tf.constant(begins, tf.int64), order))
     )
     return shards.interleave(
-        lambda path, begin: tf.data.TFRecordDataset(path, buffer_size=_BUFFER).enumerate(begin),
+        lambda path, begin: _read_shard(path, files.is_remote(paths[0])).enumerate(begin),
         cycle_length=1 if shuffle_seed is None else min(8, len(paths)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
+    )
+
+
+def _read_shard(path, remote):
+    """The serialised examples of a shard. Remote ones are opened by `wsss.files`, as everywhere."""
+    if not remote:
+        return tf.data.TFRecordDataset(path, buffer_size=_BUFFER)
+    return tf.data.Dataset.from_generator(
+        lambda path: read_records(path.decode()),
+        output_signature=tf.TensorSpec((), tf.string),
+        args=(path,),
     )
 
 

@@ -1,0 +1,68 @@
+"""Collections on `gs://`, here a storage emulator on loopback."""
+
+import socket
+
+import numpy as np
+import pytest
+
+from wsss import files
+from wsss.data.input_pipeline import evaluation_dataset, training_dataset
+from wsss.data.records import open_collection
+from wsss.data.synthetic import write_synthetic_collection
+from wsss.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """`gs://bucket`, served by this process."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        server.start()
+        yield "gs://bucket"
+        server.stop()
+
+
+@pytest.mark.slow
+def test_remote_files_behave_like_local_ones(bucket):
+    path = files.join(bucket, "folder", "a.json")
+    files.write_json(path, {"a": 1})
+    assert files.read_json(path) == {"a": 1}
+    assert files.exists(path)
+    assert files.list_files(files.join(bucket, "folder", "*.json")) == [path]
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(files.join(bucket, "folder", "b.json"))
+
+    def fail():
+        with files.open_write(files.join(bucket, "folder", "b.json")) as stream:
+            stream.write(b"half")
+            raise OSError("interrupted")
+
+    with pytest.raises(OSError, match="interrupted"):
+        fail()
+    assert files.list_files(files.join(bucket, "folder", "**")) == [path]
+    files.remove_tree(files.join(bucket, "folder"))
+    assert not files.exists(path)
+
+
+@pytest.mark.slow
+def test_a_remote_collection_is_that_of_the_same_bytes_on_disk(bucket, tmp_path):
+    with pytest.raises(UserError, match="No collection"):
+        open_collection(files.join(bucket, "drawn"))
+    remote = write_synthetic_collection(files.join(bucket, "drawn"), images=6, size=32)
+    local = write_synthetic_collection(tmp_path, images=6, size=32)
+    assert open_collection(files.join(bucket, "drawn")) == remote
+    assert list(remote.read("train")) == list(local.read("train"))
+    options = {"batch_size": 2, "image_size": 16, "seed": 1}
+    for one, two in zip(
+        training_dataset(remote, "train", **options).take(3),
+        training_dataset(local, "train", **options).take(3),
+    ):
+        np.testing.assert_array_equal(one[0], two[0])
+    (one,) = evaluation_dataset(remote, "val")
+    (two,) = evaluation_dataset(local, "val")
+    np.testing.assert_array_equal(one["mask"], two["mask"])
