@@ -376,17 +376,17 @@ def _mean_field(bilateral, gaussian, unaries, copies, iterations):
     layout = _choose_layout(labels, len(unaries))
     width, planes = layout.width, layout.planes
     logits = _aligned(planes, pixels * width)
-    logits[:] = _NOTHING
-    multiplicities = np.zeros((planes * width,), np.float32)
+    multiplicities = np.zeros(planes * width, np.float32)
     for index, unary in enumerate(unaries):
-        first = index * layout.unit
-        multiplicities[first : first + labels] = copies
-        if not _pack(np.ascontiguousarray(unary).reshape(pixels, labels), logits, first, width):
+        multiplicities[index * layout.unit :][:labels] = copies
+        if not _pack(np.ascontiguousarray(unary).reshape(pixels, labels), logits, index, layout.unit, width):
             raise ValueError("A unary must be finite. Received: NaN or infinity.")
+    used = len(unaries) * layout.unit - (planes - 1) * width  # lanes of the last plane
+    logits.reshape(planes, pixels, width)[-1, :, used:] = _NOTHING
     multiplicities = np.tile(multiplicities.reshape(planes, width), _BLOCK)
-    block = _aligned(planes, _BLOCK * width)
+    block = np.zeros((planes, _BLOCK * width), np.float32)
     here = [_aligned(planes, (lattice.vertices + 1) * width) for lattice in (bilateral, gaussian)]
-    there = [np.empty_like(values) for values in here]
+    there = [_aligned(*values.shape) for values in here]
     vector_lanes = lanes(width)
     for iteration in range(iterations + 1):
         first, last = iteration == 0, iteration == iterations
@@ -406,37 +406,43 @@ def _mean_field(bilateral, gaussian, unaries, copies, iterations):
     del here, there, values
     results = [np.empty((pixels, labels), np.float32) for _ in unaries]
     for index, result in enumerate(results):
-        _unpack(logits, index * layout.unit, width, result)
+        _unpack(logits, index, layout.unit, width, result)
     return results
 
 
 def _aligned(rows, columns):
-    """Zeros, float32 (rows, columns), beginning at a multiple of 64 bytes: no vector crosses a cache line."""
-    memory = np.zeros(rows * columns + 16, np.float32)
+    """Float32 (rows, columns) that begins at a multiple of 64 bytes: no vector crosses a cache line."""
+    memory = np.empty(rows * columns + 16, np.float32)
     start = -memory.ctypes.data % 64 // 4
     return memory[start : start + rows * columns].reshape(rows, columns)
 
 
 @njit(nogil=True, cache=True)
-def _pack(unary, logits, first, width):
-    """Write minus the energies (pixels, labels) to the lanes from `first` on; False if one is not finite."""
+def _pack(unary, logits, index, unit, width):
+    """Write minus the energies (pixels, labels) to the lanes of unary `index`; False if one is not finite."""
     finite = True
-    for pixel in range(unary.shape[0]):
-        for label in range(unary.shape[1]):
-            lane = first + label
-            energy = unary[pixel, label]
-            finite &= np.isfinite(energy)
-            logits[lane // width, pixel * width + lane % width] = -energy
+    pixels, labels = unary.shape
+    for first in range(0, unit, width):  # the label that begins in each plane
+        plane, lane = divmod(index * unit + first, width)
+        for pixel in range(pixels):
+            for k in range(min(unit, width)):
+                value = _NOTHING
+                if first + k < labels:
+                    value = -unary[pixel, first + k]
+                    finite &= np.isfinite(value)
+                logits[plane, pixel * width + lane + k] = value
     return finite
 
 
 @njit(nogil=True, cache=True)
-def _unpack(logits, first, width, result):
-    """Read the lanes from `first` on into `result` (pixels, labels)."""
-    for pixel in range(result.shape[0]):
-        for label in range(result.shape[1]):
-            lane = first + label
-            result[pixel, label] = logits[lane // width, pixel * width + lane % width]
+def _unpack(logits, index, unit, width, result):
+    """Read the lanes of unary `index` into `result` (pixels, labels)."""
+    pixels, labels = result.shape
+    for first in range(0, unit, width):
+        plane, lane = divmod(index * unit + first, width)
+        for pixel in range(pixels):
+            for k in range(min(labels - first, width)):
+                result[pixel, first + k] = logits[plane, pixel * width + lane + k]
 
 
 @njit(nogil=True, cache=True)
