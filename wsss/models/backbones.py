@@ -216,7 +216,7 @@ def _without_head(model):
         if isinstance(operation, _GLOBAL_LAYERS) and len(inputs[0].shape) == 4:
             feature = inputs[0]
         tensor = inputs[0]
-    if feature is None or len(feature.shape) != 4:
+    if feature is None or feature is model.inputs[0]:
         raise ValueError("The network has no feature map (batch, height, width, channels) before its output.")
     return keras.Model(model.inputs, feature)
 

@@ -103,7 +103,9 @@ class Pixel2Prototype(SEAM):
 
     def _terms(self, x, y, first, other, view, sample_weight):
         yield from super()._terms(x, y, first, other, view, sample_weight)
-        contrast = self._contrast(y, self._gathered(first, view.to_second), self._gathered(other))
+        # Rescaled views are brought to the same pixels by the grid.
+        to_second = view.to_second if self.view == "affine" else None
+        contrast = self._contrast(y, self._gathered(first, to_second), self._gathered(other))
         if view.to_first is not None:
             inverse = self._contrast(y, self._gathered(first), self._gathered(other, view.to_first))
             contrast = [(one + two) / 2 for one, two in zip(contrast, inverse)]
@@ -112,11 +114,14 @@ class Pixel2Prototype(SEAM):
         for term, coefficient, value in zip(self.loss_terms[-3:], coefficients, contrast):
             yield term, coefficient, weight * value
 
-    def _gathered(self, outputs, transform=lambda maps: maps):
+    def _gathered(self, outputs, transform=None):
         """What the contrast reads of one view, on the other's pixels and on the grid, of all replicas."""
-        maps = outputs["projection"], outputs["refined_cam"][..., 1:]
-        warped = (transform(ops.cast(each, "float32")) for each in maps)
-        on_grid = (resize_bilinear(each, self.contrast_grid, align_corners=True) for each in warped)
+        maps = (
+            ops.cast(each, "float32") for each in (outputs["projection"], outputs["refined_cam"][..., 1:])
+        )
+        if transform is not None:
+            maps = (transform(each) for each in maps)
+        on_grid = (resize_bilinear(each, self.contrast_grid, align_corners=True) for each in maps)
         return ContrastView(*(gather_batch(each) for each in on_grid))
 
     def _contrast(self, y, first, other):
