@@ -106,6 +106,17 @@ def test_opening_nothing_says_what_to_do(tmp_path):
         open_collection("no_such_data_set_at_all")
 
 
+def test_the_name_of_a_tfds_data_set_works_wherever_a_folder_does(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    _, records = write_collection(tmp_path / "things" / "1.0.0")
+    builder = tfds.builder
+    monkeypatch.setattr(tfds, "builder", lambda name: builder(name, data_dir=tmp_path))
+    assert list(open_collection("things").read("train")) == records[:2]
+    with pytest.raises(UserError, match="download_and_prepare"):
+        open_collection("mnist")
+
+
 def test_a_foreign_collection_of_tfds_opens_without_preparation(tmp_path):
     write_collection(tmp_path, masks=False)
     features = files.read_json(tmp_path / "features.json")
