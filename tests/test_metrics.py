@@ -45,10 +45,14 @@ def repeated_argmax(images, classes, thresholds):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**31), st.sampled_from([(), (1,), (0, 2), (0, 1, 2)]))
-def test_one_pass_equals_repeated_argmax_to_the_last_count(seed, keys):
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([(), (1,), (0, 2), (0, 1, 2)]),
+    # spaced as usual; beyond 1; nearer to each other than any table is fine
+    st.sampled_from([np.arange(0, 60, 7) / 100, [0.0, 0.2, 1.0, 1.5], [0.5, 0.50001, 0.50002, 0.51]]),
+)
+def test_one_pass_equals_repeated_argmax_to_the_last_count(seed, keys, thresholds):
     rng = np.random.default_rng(seed)
-    thresholds = np.arange(0, 60, 7) / 100
     images = [random_image(rng, keys=keys) for _ in range(3)]
     sweep = ThresholdSweep(4, thresholds)
     for image in images:
@@ -88,6 +92,8 @@ def test_a_sweep_refuses_what_it_cannot_count():
         sweep.update(np.zeros((1, 2, 3), np.float32), [0], truth)
     with pytest.raises(ValueError, match="Label 7"):
         sweep.update(np.zeros((1, 2, 2), np.float32), [0], truth + np.uint8(7))
+    with pytest.raises(ValueError, match="uint8"):
+        sweep.update(np.zeros((1, 2, 2), np.float32), [0], truth.astype(np.int64))
     with pytest.raises(ValueError, match="ascending"):
         ThresholdSweep(2, [0.2, 0.1])
     with pytest.raises(ValueError, match="add up"):

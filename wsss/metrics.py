@@ -3,12 +3,14 @@
 Counts add up: a collection may be counted in parts, in any order, on any number of machines.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
 IGNORE = 255
 THRESHOLDS = np.arange(60) / 100
+_CHUNK = 8192  # pixels that are counted at a time: their numbers stay in the nearest cache
 
 
 class Counts(NamedTuple):
@@ -131,27 +133,71 @@ class ThresholdSweep:
                 f"`scores` must be (keys, height, width). Received: {scores.shape} for {len(keys)} keys and "
                 f"a truth of shape {truth.shape}."
             )
-        known = truth != IGNORE
-        labels = truth[known].astype(np.int64)
-        if labels.size and labels.max() >= self.classes:
-            raise ValueError(
-                f"Label {labels.max()} in the truth: must be 0..{self.classes - 1}, or {IGNORE}."
-            )
-        best, below = np.zeros(labels.size, np.int64), np.zeros(labels.size, np.int64)
-        if len(keys):
-            inside = np.asarray(scores, np.float32)[:, known]
-            if not np.isfinite(inside).all():
-                raise ValueError("`scores` must be finite.")
-            best = np.asarray(keys, np.int64)[inside.argmax(axis=0)] + 1
-            below = np.searchsorted(self.thresholds.astype(np.float32), inside.max(axis=0), side="left")
-        shape = self._histogram.shape[1:]
-        cells = best * shape[1] + below
-        size = shape[0] * shape[1]
-        self._histogram[0] += np.bincount(cells, minlength=size).reshape(shape)
-        correct = cells[(labels == best) & (best > 0)]
-        self._histogram[1] += np.bincount(correct, minlength=size).reshape(shape)
-        self._histogram[1, 0] += np.bincount(below[labels == 0], minlength=shape[1])
-        self._truth += np.bincount(labels, minlength=self.classes)
+        if truth.dtype != np.uint8:
+            raise ValueError(f"The truth must be uint8. Received: {truth.dtype}.")
+        scores = np.asarray(scores, np.float32).reshape(len(keys), truth.size)
+        if not np.isfinite(scores).all():
+            raise ValueError("`scores` must be finite.")
+        labels = truth.reshape(-1)
+        rows = self._rows_of_labels()
+        cells = np.empty(labels.size, np.intp)
+        for first in range(0, labels.size, _CHUNK):
+            part = slice(first, first + _CHUNK)
+            rows.take(labels[part], out=cells[part], mode="clip")
+            if len(keys):
+                self._add_columns(scores[:, part], keys, cells[part])
+        classes, size = self.classes, self.classes * (self.thresholds.size + 1)
+        counts = np.bincount(cells, minlength=(classes + 2) * size)
+        # by truth (the classes, unknown, not a label), best class and number of thresholds below its score
+        counts = counts.reshape(classes + 2, classes, -1)
+        if counts[-1].any():
+            wrong = truth[(truth >= classes) & (truth != IGNORE)].max()
+            raise ValueError(f"Label {wrong} in the truth: must be 0..{classes - 1}, or {IGNORE}.")
+        counts = counts[:classes]
+        self._histogram[0] += counts.sum(axis=0)
+        diagonal = counts[np.arange(1, classes), np.arange(1, classes)]
+        self._histogram[1, 1:] += diagonal
+        self._histogram[1, 0] += counts[0].sum(axis=0)
+        self._truth += counts.sum(axis=(1, 2))
+
+    def _rows_of_labels(self):
+        """For each uint8 label where its counts begin."""
+        rows = np.full(256, self.classes + 1, np.intp)
+        rows[: self.classes] = np.arange(self.classes)
+        rows[IGNORE] = self.classes
+        return rows * (self.classes * (self.thresholds.size + 1))
+
+    def _add_columns(self, scores, keys, cells):
+        """Adds to `cells` for each pixel `best class * (thresholds + 1) + thresholds below its score`."""
+        width = self.thresholds.size + 1
+        top = scores[0].copy()
+        best = np.full(top.shape, (int(keys[0]) + 1) * width, np.intp)
+        for key, score in zip(keys[1:], scores[1:], strict=True):
+            np.copyto(best, (int(key) + 1) * width, where=score > top)
+            np.maximum(top, score, out=top)
+        cells += best
+        # A table tells how many thresholds lie below the small bucket of the score, a comparison the rest.
+        table, thresholds = self._buckets
+        if table is None:
+            cells += np.searchsorted(thresholds, top, side="left")
+            return
+        buckets = np.clip(top, 0, 1)
+        buckets *= len(table) - 2
+        below = table.take(buckets.astype(np.intp), mode="clip")
+        cells += below
+        cells += top > thresholds.take(below, mode="clip")
+
+    @functools.cached_property
+    def _buckets(self):
+        """`(table, float32 thresholds)`; the table is None where two thresholds would share a bucket."""
+        thresholds = self.thresholds.astype(np.float32)
+        for count in (256, 1024, 4096):
+            # the bucket of a threshold, computed just as that of a score: the order of numbers is kept
+            places = (np.clip(thresholds, 0, 1) * np.float32(count)).astype(np.int32)
+            if np.all(np.diff(places) > 0):
+                table = np.searchsorted(places, np.arange(count + 2), side="left")
+                return table, np.append(thresholds, np.float32(np.inf))
+        return None, thresholds
 
     def __add__(self, other):
         if self.classes != other.classes or not np.array_equal(self.thresholds, other.thresholds):
