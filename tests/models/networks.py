@@ -24,7 +24,7 @@ def tiny_model(kind="seam_rescale", *, run_eagerly=True, jit_compile=False, **op
     model_class, own = MODELS[kind]
     image = layers.Input((None, None, 3), name="image")
     feature = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu", name="features")(image)
-    model = model_class(image, feature, CLASSES, seed=1, **{**own, **options})
+    model = model_class(image, feature, CLASSES, **{"seed": 1, **own, **options})
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9),
         loss="binary_crossentropy",
