@@ -75,6 +75,21 @@ def write_run(folder, data, classes=3):
     return folder
 
 
+def write_affinity_run(folder):
+    """Writes an untrained AffinityNet as a run directory."""
+    import keras
+
+    from wsss.models.affinity_net import AffinityNet, affinity_feature
+    from wsss.models.small import small_backbone
+
+    keras.utils.set_random_seed(0)
+    backbone = small_backbone(8, width=8)
+    stages = list(backbone.stages.values())[-3:]
+    feature = affinity_feature(*stages, channels=(4, 4, 4))
+    AffinityNet(backbone.input, feature, radius=3).save(Path(folder) / "model.keras")
+    return folder
+
+
 def tree(folder):
     """Relative path -> bytes of every file in a folder."""
     folder = Path(folder)

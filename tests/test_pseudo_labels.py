@@ -14,12 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pseudo_label_cases import CLASS_NAMES, corrupt, make_records, tree, write_collection, write_run
+from tests.gcs_emulator import emulated_bucket
+from tests.pseudo_label_cases import (
+    CLASS_NAMES,
+    corrupt,
+    make_records,
+    tree,
+    write_affinity_run,
+    write_collection,
+    write_run,
+)
 from tests.test_inference import straightforward_sum
+from wsss import files
 from wsss.data.images import decode_image, decode_mask
 from wsss.data.records import open_collection
+from wsss.evaluate import main as evaluate
 from wsss.layout import decode_scores
 from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
+from wsss.predict import main as predict
 from wsss.pseudo_labels import main
 from wsss.seeds import background_scores, mask_from_scores, normalize_scores
 
@@ -219,6 +231,53 @@ def test_a_plain_folder_of_images_gets_predicted_labels(run, records, tmp_path):
     assert not (tmp_path / "labels" / "metrics.json").exists()
 
 
+def test_new_images_get_masks_by_a_program_of_their_own(run, records, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "new.png").write_bytes(records[0].image_bytes)
+    arguments = ["--model", run, "--images", str(tmp_path / "photos"), "--output", str(tmp_path / "masks")]
+    assert predict([*arguments, "--scales", "1", "--label_threshold", "0.4"]) == 0
+    assert decode_mask((tmp_path / "masks" / "masks" / "new.png").read_bytes()).shape == (24, 32)
+    assert predict([*arguments, "--scale", "1"]) == 2
+    assert "Did you mean `--scales`?" in capsys.readouterr().err
+
+
+def test_the_background_threshold_may_be_left_to_the_images(run, tmp_path, capsys):
+    assert label(tmp_path / "auto", run, "--background_threshold", "auto") == 0
+    chosen = json.loads((tmp_path / "auto" / "threshold.json").read_text())
+    assert len(chosen["contrast"]) == len(chosen["thresholds"]) == 60
+    assert f"{chosen['threshold']:.2f}" in capsys.readouterr().out
+    assert label(tmp_path / "given", run, "--background_threshold", str(chosen["threshold"])) == 0
+    assert tree(tmp_path / "auto" / "masks") == tree(tmp_path / "given" / "masks")
+    metrics = json.loads((tmp_path / "auto" / "metrics.json").read_text())
+    assert metrics["background_threshold"]["used"] == chosen["threshold"]
+    assert metrics["background_threshold"]["used_was_chosen"] == "from images alone"
+
+
+@pytest.mark.slow
+def test_all_refinements_run_in_their_order(labels, run, tmp_path, tmp_path_factory):
+    affinity = str(write_affinity_run(tmp_path_factory.mktemp("affinity")))
+    flags = ("--refine", "pamr,walk,crf", "--affinity_model", affinity, "--background_alpha", "6")
+    assert label(tmp_path / "labels", run, *flags) == 0
+    summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
+    assert summary["images"] == {"labelled": 12, "failed": 0, "failed_by_stage": {}}
+    assert summary["options"]["refine"] == ["pamr", "walk", "crf"]
+    assert summary["options"]["crf_unary"] == "probabilities"
+    assert len(summary["affinity_model_hash"]) == 16
+    assert tree(tmp_path / "labels" / "masks") != tree(labels / "masks")
+    assert label(tmp_path / "other", run, "--refine", "walk") == 2
+
+
+@pytest.mark.slow
+def test_labels_for_an_affinity_network_are_a_collection_with_undecided_pixels(run, records, tmp_path):
+    flags = ("--write", "affinity_labels", "--output_format", "tfrecord")
+    assert label(tmp_path, run, *flags) == 0
+    found = {
+        int(value) for record in open_collection(str(tmp_path)).read("train") for value in record.mask.flat
+    }
+    assert 255 in found
+    assert found <= {0, 1, 2, 3, 255}
+
+
 def test_a_folder_without_tags_cannot_have_true_labels(run, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(make_records(1)[0].image_bytes)
     assert label(tmp_path / "labels", run, "--data", str(tmp_path)) == 2
@@ -292,3 +351,36 @@ def test_a_killed_run_goes_on_to_the_same_bytes(labels, run, tmp_path):
     assert not (tmp_path / "summary.json").exists()
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
     assert tree(tmp_path) == tree(labels)
+
+
+@pytest.mark.slow
+def test_everything_may_lie_in_a_bucket(labels, run, records, tmp_path, monkeypatch, capsys):
+    """Model, collection, a folder of images, masks, their evaluation: all at `gs://`, the same bytes."""
+    with emulated_bucket(monkeypatch) as bucket:
+        for path in Path(run).iterdir():
+            files.copy(str(path), f"{bucket}/run/{path.name}")
+        write_collection(f"{bucket}/data", records)
+        flags = ("--data", f"{bucket}/data")
+        assert label(f"{bucket}/labels", f"{bucket}/run", *flags) == 0
+        assert "3 of 3" not in capsys.readouterr().out
+        assert label(f"{bucket}/labels", f"{bucket}/run", *flags) == 0
+        assert "3 of 3 shards are done already" in capsys.readouterr().out
+        remote = {path.split("/labels/")[1]: path for path in files.list_files(f"{bucket}/labels/**")}
+        assert set(remote) == set(tree(labels))
+        for name, content in tree(labels).items():
+            if name.startswith(("masks", "scores", "manifests", "previews")) or name == "metrics.json":
+                assert files.read_bytes(remote[name]) == content
+        assert evaluate(["--predictions", f"{bucket}/labels", "--truth", f"{bucket}/data"]) == 0
+        assert evaluate(["--predictions", f"{bucket}/labels/scores", "--truth", f"{bucket}/data"]) == 0
+
+        files.write_bytes(f"{bucket}/photos/a.png", records[0].image_bytes)
+        predicted = (
+            "--data",
+            f"{bucket}/photos",
+            "--image_labels",
+            "predicted",
+            "--output_format",
+            "tfrecord",
+        )
+        assert label(f"{bucket}/photo_labels", f"{bucket}/run", *predicted) == 0
+        assert open_collection(f"{bucket}/photo_labels").split_sizes == {"train": 1}

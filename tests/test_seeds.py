@@ -10,7 +10,9 @@ from tests.golden import assert_close, golden_cases
 from wsss.interpolation import interpolation_matrix, upsampling_matrix
 from wsss.seeds import (
     background_scores,
+    enlarge_cells,
     mask_from_scores,
+    mean_of_cells,
     merge_scales,
     normalize_scores,
     scaled_size,
@@ -134,3 +136,24 @@ def test_a_background_needs_exactly_one_rule():
 def test_the_composed_matrix_is_the_two_in_a_row():
     expected = interpolation_matrix(30, 45) @ interpolation_matrix(45, 3, True)
     np.testing.assert_allclose(upsampling_matrix(30, 45, 3), expected, atol=1e-6)
+
+
+def test_cells_hold_means_and_zeros_beyond_the_edge():
+    scores = np.arange(15, dtype=np.float32).reshape(1, 3, 5)
+    cells = mean_of_cells(scores, (2, 3))
+    np.testing.assert_allclose(cells[0], [[3, 5, 3.25], [5.25, 6.25, 3.5]])
+    assert enlarge_cells(cells, (3, 5)).shape == (1, 3, 5)
+
+
+@golden_cases("f_rw")
+def test_the_way_to_the_grid_of_the_walk_and_back_equals_the_published_one(case):
+    cams, keys = case["cams"], case["keys"]
+    pooled = case["cam_pooled21"]
+    np.testing.assert_allclose(mean_of_cells(cams, pooled.shape[1:]), pooled[keys + 1], atol=1e-6)
+    walked = case["cam_rw_low"]
+    if not case["crf"]:
+        enlarged = enlarge_cells(walked, cams.shape[1:])
+        height, width = cams.shape[1:]
+        recorded = case["cam_rw_up_rows"][:, :height, :width]
+        assert_close(enlarged[case["rw_rows"]], recorded, rtol=1e-5)
+        assert np.mean(enlarged.argmax(axis=0) == case["pred"]) >= 0.999

@@ -101,7 +101,7 @@ class CamPredictor:
         if len({image.shape for image in images}) > 1:
             raise ValueError("`images` must have one shape; group them first.")
         size = images[0].shape[:2]
-        shrink = min(1.0, self._max_side / max(size)) if self._max_side else 1.0
+        shrink = _shrinkage(size, self._max_side)
         scaled_sizes = tuple(scaled_size(size, shrink * scale) for scale in self._scales)
 
         calls = []
@@ -128,12 +128,43 @@ class CamPredictor:
         return (scale_index, start), (np.ascontiguousarray(np.moveaxis(cams.numpy(), -1, 1)), scores.numpy())
 
 
+class AffinityPredictor:
+    """Predicts the affinities of neighbouring positions of a photograph.
+
+    Args:
+        model: an `AffinityNet`.
+        max_side: images with a longer side are shrunk to it, 0 never shrinks.
+
+    Raises:
+        UserError: the model gives no affinities, or accepts one image size only.
+    """
+
+    def __init__(self, model, max_side=1024):
+        self._forward = _compile_affinity(model)
+        self.radius = model.radius
+        self._max_side = max_side
+
+    def predict(self, image):
+        """Affinities of the position's neighbours, float32 `(h, w, offsets)`, 0 beyond the border.
+
+        Args:
+            image: uint8 `(height, width, 3)`.
+        """
+        size = image.shape[:2]
+        image = _resize(image, scaled_size(size, _shrinkage(size, self._max_side)))
+        return self._forward(image[None]).numpy()[0]
+
+
 def load_predictor(path, **options):
     """A `CamPredictor` for a `.keras` file, local or remote; `options` are its keyword arguments.
 
     Raises:
         UserError: the file is missing, or is no model of this package.
     """
+    return CamPredictor(_load_model(path), **options)
+
+
+def _load_model(path):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
@@ -141,10 +172,9 @@ def load_predictor(path, **options):
 
     with _local_copy(path) as local:
         try:
-            model = keras.models.load_model(local, compile=False)
+            return keras.models.load_model(local, compile=False)
         except (ValueError, TypeError, OSError, KeyError) as error:
             raise UserError(f"`{path}` is no trained model: {str(error).splitlines()[0][:200]}") from error
-    return CamPredictor(model, **options)
 
 
 @functools.lru_cache(maxsize=1)
@@ -159,6 +189,12 @@ def cached_predictor(path, content_hash, options):
     return load_predictor(path, **dict(options))
 
 
+@functools.lru_cache(maxsize=1)
+def cached_affinity_predictor(path, content_hash, max_side):
+    """An `AffinityPredictor`, kept for the process; see `cached_predictor`."""
+    return AffinityPredictor(_load_model(path), max_side)
+
+
 def _compile(model, cam, mirror):
     """One traced function, uint8 images -> (summed CAM, mean scores), and the number of classes."""
     import keras
@@ -170,12 +206,7 @@ def _compile(model, cam, mirror):
     if missing:
         raise UserError(f"The model has no `{missing[0]}`: it is no SEAM or Pixel2Prototype model.")
     cam_model, classifier = getattr(model, cam), model.classifier
-    shape = tuple(cam_model.input_shape)[1:]
-    if shape != (None, None, 3):
-        raise UserError(
-            "The model must accept RGB images of any size, `Input((None, None, 3))`. "
-            f"Received a model for images of shape {shape}."
-        )
+    _check_input(cam_model)
     inputs = cam_model.inputs[0]
     if classifier.inputs[0] is inputs:
         network = keras.Model(inputs, [cam_model.outputs[0], classifier.outputs[0]])
@@ -197,6 +228,35 @@ def _compile(model, cam, mirror):
         return cams, scores
 
     return forward, int(classifier.output_shape[-1])
+
+
+def _compile_affinity(model):
+    """The traced function, uint8 images -> affinities."""
+    import tensorflow as tf
+
+    if not hasattr(model, "affinity"):
+        raise UserError("The model gives no affinities: it is no AffinityNet.")
+    affinity = model.affinity
+    _check_input(affinity)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False)
+    def forward(images):
+        return tf.cast(affinity(tf.cast(images, tf.float32) / 255, training=False), tf.float32)
+
+    return forward
+
+
+def _check_input(model):
+    shape = tuple(model.input_shape)[1:]
+    if shape != (None, None, 3):
+        raise UserError(
+            "The model must accept RGB images of any size, `Input((None, None, 3))`. "
+            f"Received a model for images of shape {shape}."
+        )
+
+
+def _shrinkage(size, max_side):
+    return min(1.0, max_side / max(size)) if max_side else 1.0
 
 
 def _resize(image, size):

@@ -15,6 +15,7 @@ _SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f]')
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
 TOP_FILES = (
     "options.json",
+    "threshold.json",
     "errors.jsonl",
     "summary.json",
     "metrics.json",

@@ -29,8 +29,9 @@ from wsss.errors import UserError, program
 from wsss.layout import Layout
 from wsss.results import write_results
 
-REFINEMENTS = ("pamr", "crf")
+REFINEMENTS = ("pamr", "walk", "crf")
 CRF_PRESETS = ("seam", "irn", "ppc", "ppc_segmentation", "deeplab", "fast")  # those of wsss.refine.dense_crf
+_SAMPLE = 256  # images from which `--background_threshold auto` chooses
 _NOT_RECORDED = ("output", "overwrite", "images_per_wave", "max_error_rate", "accelerator")
 
 
@@ -48,11 +49,14 @@ class Options:
     max_side: int
     image_labels: str
     label_threshold: float
-    background_threshold: float | None
+    background_threshold: float | str | None
     background_alpha: float | None
     refine: tuple[str, ...]
     crf_preset: str
     crf_unary: str
+    affinity_model: str
+    walk_beta: float
+    walk_steps: int
     write: str
     output_format: str
     save_scores: bool
@@ -69,6 +73,8 @@ class Options:
             raise UserError("Give one of `--background_threshold` and `--background_alpha`.")
         if self.write == "affinity_labels" and "crf" in self.refine:
             raise UserError("`--write affinity_labels` has a CRF of its own; leave crf out of `--refine`.")
+        if ("walk" in self.refine) != bool(self.affinity_model):
+            raise UserError("`--refine walk` and `--affinity_model` go together: give both or neither.")
 
     @property
     def predictor(self):
@@ -177,9 +183,13 @@ def make_parser():
         help="classes of an image: the collection's tags (default), or what the classifier finds",
     )
     add("--label_threshold", type=_share, default=0.5, help="least score of a predicted class, default 0.5")
-    add("--background_threshold", type=_share, help="score of the background, in [0, 1]; default 0.2")
+    add(
+        "--background_threshold",
+        type=_share_or_auto,
+        help="score of the background, in [0, 1], default 0.2; auto: where contours follow the images' edges",
+    )
     add("--background_alpha", type=_positive, help="in its place: exponent of (1 - max score)^alpha, > 0")
-    add("--refine", type=_refinements, default=(), help="none (default), or of pamr and crf one or both")
+    add("--refine", type=_refinements, default=(), help="none (default), or some of pamr,walk,crf in order")
     add("--crf_preset", choices=CRF_PRESETS, help="constants of the CRF; default: ppc, or seam with an alpha")
     add(
         "--crf_unary",
@@ -187,6 +197,9 @@ def make_parser():
         help="the CRF's evidence: the best label of a pixel, with confidence 0.7 (default with a constant "
         "background), or the scores (default with an alpha)",
     )
+    add("--affinity_model", default="", help="of walk: run directory or .keras file of an affinity network")
+    add("--walk_beta", type=_positive, default=8.0, help="exponent of the affinities, > 0, default 8")
+    add("--walk_steps", type=_natural, default=64, help="length of the walk, default 64")
     add(
         "--write",
         choices=("masks", "affinity_labels"),
@@ -251,7 +264,9 @@ def make_pseudo_labels(options, run, beam_argv=()):
         The program's exit code.
     """
     from wsss.inference import cached_predictor
+    from wsss.transforms.label import LabelShards
     from wsss.transforms.read import open_source
+    from wsss.transforms.runner import is_local
 
     source = open_source(
         options.data, options.split, images_per_shard=options.images_per_shard, previews=options.previews
@@ -259,7 +274,9 @@ def make_pseudo_labels(options, run, beam_argv=()):
     predictor = cached_predictor(run.model_path, run.model_hash, options.predictor)
     class_names = _class_names(source, run, predictor.classes, options)
     layout = Layout(options.output)
+    affinity = open_run(options.affinity_model) if options.affinity_model else None
     settings = {"options": options.recorded(), "model_hash": run.model_hash, "class_names": list(class_names)}
+    settings["affinity_model_hash"] = affinity and affinity.model_hash
     _prepare_output(layout, settings, options.overwrite)
 
     done = {shard: manifest["source"] for shard, manifest in layout.read_manifests().items()}
@@ -267,20 +284,37 @@ def make_pseudo_labels(options, run, beam_argv=()):
     skipped = len(source.shards) - len(todo)
     if skipped:
         print(f"{skipped} of {len(source.shards)} shards are done already.")
-    _run_waves(todo, source, layout, options, run, len(class_names), beam_argv)
-    results = write_results(layout, source, settings)
+    handler = _handler(options, run)
+    threshold = options.background_threshold
+    if threshold == "auto":
+        threshold = _choose_threshold(source, layout, handler, options, beam_argv)
+        print(f"Background threshold chosen from the images: {threshold:.2f}.")
+    label = LabelShards(
+        source.collection,
+        layout,
+        handler,
+        image_labels=options.image_labels,
+        label_threshold=options.label_threshold,
+        stages=_stages(options, threshold, affinity),
+        classes=len(class_names) + 1,
+        record_files=_record_files(source, options) if options.output_format == "tfrecord" else None,
+        save_scores=options.save_scores,
+        batch_size=options.max_batch_size,
+        reshuffle=not (is_local(beam_argv) or {"pamr", "walk"} & set(options.refine)),
+    )
+    _run_waves(todo, label, options, beam_argv)
+    results = write_results(layout, source, settings, threshold)
     return _report(results, options)
 
 
-def _run_waves(todo, source, layout, options, run, classes, beam_argv):
+def _run_waves(todo, label, options, beam_argv):
+    """Runs the graph on the shards, as many at a time as a wave holds, and shows how far it is."""
     import apache_beam as beam
 
     from wsss.transforms import progress
-    from wsss.transforms.runner import is_local, make_pipeline
+    from wsss.transforms.runner import make_pipeline
 
-    label = _label_shards(source, layout, options, run, classes, reshuffle=not is_local(beam_argv))
-    bar = tqdm(total=sum(shard.images for shard in todo), unit="image", disable=None)
-    with bar:
+    with tqdm(total=sum(shard.images for shard in todo), unit="image", disable=None) as bar:
         for wave in _waves(todo, options.images_per_wave, beam_argv):
             before = bar.n
             with progress.listen(bar.update), make_pipeline(beam_argv) as pipeline:
@@ -288,44 +322,56 @@ def _run_waves(todo, source, layout, options, run, classes, beam_argv):
             bar.update(before + sum(shard.images for shard in wave) - bar.n)
 
 
-def _label_shards(source, layout, options, run, classes, reshuffle):
-    from wsss.transforms.label import LabelShards
+def _choose_threshold(source, layout, handler, options, beam_argv):
+    """The background's score for this collection, from a sample of it; kept in `threshold.json`."""
+    import apache_beam as beam
+
+    from wsss.transforms.calibrate import ChooseThreshold
+    from wsss.transforms.read import sample
+    from wsss.transforms.runner import make_pipeline
+
+    path = layout.path("threshold.json")
+    if not files.exists(path):
+        with make_pipeline(beam_argv) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create(sample(source.shards, _SAMPLE), reshuffle=True)
+                | ChooseThreshold(
+                    source.collection,
+                    path,
+                    handler,
+                    image_labels=options.image_labels,
+                    label_threshold=options.label_threshold,
+                    batch_size=options.max_batch_size,
+                )
+            )
+    return files.read_json(path)["threshold"]
+
+
+def _handler(options, run):
     from wsss.transforms.predict import CamModelHandler
 
     hints = {"accelerator": options.accelerator} if options.accelerator else {}
-    return LabelShards(
-        source.collection,
-        layout,
-        CamModelHandler(run.model_path, run.model_hash, options.predictor, hints),
-        image_labels=options.image_labels,
-        label_threshold=options.label_threshold,
-        stages=_stages(options),
-        classes=classes + 1,
-        record_files=_record_files(source, options) if options.output_format == "tfrecord" else None,
-        save_scores=options.save_scores,
-        batch_size=options.max_batch_size,
-        reshuffle=reshuffle,
-    )
+    return CamModelHandler(run.model_path, run.model_hash, options.predictor, hints)
 
 
-def _stages(options):
+def _stages(options, threshold, affinity):
     """What is done to the CAMs of an image, one PTransform after the other."""
-    from wsss.transforms.refine import (
-        Background,
-        LabelAffinity,
-        LabelPixels,
-        MergeScales,
-        RefineCRF,
-        RefinePAMR,
-    )
+    from wsss.transforms import refine
 
-    background = Background(options.background_threshold, options.background_alpha)
-    refinements = {
-        "pamr": RefinePAMR(),
-        "crf": RefineCRF(background, options.crf_preset, options.crf_unary),
-    }
-    last = LabelPixels(background) if options.write == "masks" else LabelAffinity(options.crf_preset)
-    return (MergeScales(), *(refinements[name] for name in options.refine), last)
+    background = refine.Background(threshold, options.background_alpha)
+    stages = [refine.MergeScales()]
+    if "pamr" in options.refine:
+        stages.append(refine.RefinePAMR())
+    if "walk" in options.refine:
+        predictor = (affinity.model_path, affinity.model_hash, options.max_side)
+        stages.append(refine.RefineWalk(background, predictor, options.walk_beta, options.walk_steps))
+    if "crf" in options.refine:
+        iterations = 1 if "walk" in options.refine else None  # one after the walk, as published
+        stages.append(refine.RefineCRF(background, options.crf_preset, options.crf_unary, iterations))
+    if options.write == "affinity_labels":
+        return [*stages, refine.LabelAffinity(options.crf_preset)]
+    return [*stages, refine.LabelPixels(background)]
 
 
 def _waves(shards, images_per_wave, beam_argv):
@@ -464,6 +510,10 @@ def _refinements(text):
     if not set(stages) <= set(REFINEMENTS) or list(stages) != sorted(set(stages), key=REFINEMENTS.index):
         raise argparse.ArgumentTypeError(f"must be none, or of {','.join(REFINEMENTS)}, in order; got {text}")
     return stages
+
+
+def _share_or_auto(text):
+    return text if text == "auto" else _share(text)
 
 
 def _share(text):

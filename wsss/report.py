@@ -85,9 +85,11 @@ def plot_curve(thresholds, miou, used=None):
     axes.annotate(
         f"best {percent[best]:.1f} at {thresholds[best]:.2f}",
         (thresholds[best], percent[best]),
-        xytext=(6, -14),
+        xytext=(0, 7),
         textcoords="offset points",
+        ha="center",
     )
+    axes.margins(y=0.15)
     if used is not None:
         axes.axvline(used, color="#c05020", linestyle="--", linewidth=1, label=f"used: {used:g}")
         axes.legend(frameon=False)

@@ -34,13 +34,14 @@ class Results:
     warnings: tuple[str, ...]
 
 
-def write_results(layout, source, settings):
+def write_results(layout, source, settings, threshold=None):
     """Writes `errors.jsonl`, `summary.json`, where truth is known `metrics.json`, and `report.html`.
 
     Args:
         layout: the output's `Layout`.
         source: the `Source`.
         settings: `options`, `model_hash` and `class_names` of the run, as plain values.
+        threshold: the background's score where it is a constant.
 
     Returns:
         `Results`.
@@ -62,6 +63,7 @@ def write_results(layout, source, settings):
     warnings = tuple(_warnings(tally, settings))
     summary = {
         **settings,
+        "background_threshold": threshold,
         "images": {
             "labelled": tally.images,
             "failed": len(tally.failures),
@@ -77,7 +79,7 @@ def write_results(layout, source, settings):
         "warnings": list(warnings),
     }
     files.write_json(layout.path("summary.json"), summary)
-    metrics = None if tally.confusion is None else _metrics(tally, names, settings)
+    metrics = None if tally.confusion is None else _metrics(tally, names, settings, threshold)
     if metrics:
         files.write_json(layout.path("metrics.json"), metrics)
     if settings["options"]["output_format"] == "tfrecord":
@@ -93,7 +95,7 @@ def write_results(layout, source, settings):
     return Results(tally.images, len(errors), metrics and metrics["miou"], line, warnings)
 
 
-def _metrics(tally, names, settings):
+def _metrics(tally, names, settings, threshold_used):
     options = settings["options"]
     counts = counts_of(tally.confusion)
     each = iou(counts)
@@ -113,8 +115,10 @@ def _metrics(tally, names, settings):
         "split": options["split"],
         "image_labels": options["image_labels"],
         "background_threshold": {
-            "used": options["background_threshold"],
-            "used_was_tuned_on": None,
+            "used": threshold_used,
+            "used_was_chosen": "from images alone"
+            if options["background_threshold"] == "auto"
+            else "by hand",
             "best": threshold,
             "best_miou": best,
             "best_was_tuned_on": options["split"],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsss.interpolation import upsampling_matrix
+from wsss.interpolation import interpolation_matrix, upsampling_matrix
 
 IGNORE = 255
 
@@ -108,3 +108,37 @@ def mask_from_scores(scores, keys, background):
     """
     labels = np.concatenate([[0], np.asarray(keys, np.int64) + 1]).astype(np.uint8)
     return labels[np.concatenate([background[None], scores]).argmax(axis=0)]
+
+
+def mean_of_cells(scores, cells):
+    """Scores on a coarser grid: the mean over each square cell, with zeros beyond the right and bottom edge.
+
+    Args:
+        scores: float array `(classes, height, width)`.
+        cells: `(h, w)` of the grid; a cell has `ceil(height / h)` by `ceil(width / w)` pixels.
+
+    Returns:
+        float32 array `(classes, h, w)`.
+    """
+    (height, width), (h, w) = scores.shape[1:], cells
+    rows, columns = -(-height // h), -(-width // w)
+    padded = np.zeros((len(scores), h * rows, w * columns), np.float32)
+    padded[:, :height, :width] = scores
+    return padded.reshape(len(scores), h, rows, w, columns).mean(axis=(2, 4))
+
+
+def enlarge_cells(scores, size):
+    """Undoes `mean_of_cells` up to its blur: half-pixel bilinear interpolation, cut to the image.
+
+    Args:
+        scores: float array `(classes, h, w)`.
+        size: `(height, width)` of the image.
+
+    Returns:
+        float32 array `(classes, height, width)`.
+    """
+    rows, columns = (
+        interpolation_matrix(cells * -(-pixels // cells), cells)[:pixels].astype(np.float32)
+        for pixels, cells in zip(size, scores.shape[1:], strict=True)
+    )
+    return np.ascontiguousarray(rows @ scores @ columns.T)

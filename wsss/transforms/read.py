@@ -1,10 +1,11 @@
 """Reading a collection, or a plain folder of images, shard by shard into batches of like-shaped images."""
 
 import hashlib
+import itertools
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -44,6 +45,7 @@ class InputShard:
         record_path: the TFRecord file, or None.
         image_paths: of a folder, `(image_id, path)` each.
         previews: number of images, the first ones, of which pictures are wanted.
+        limit: number of images, the first ones, that are read; None reads all.
     """
 
     name: str
@@ -52,6 +54,7 @@ class InputShard:
     record_path: str | None = None
     image_paths: tuple[tuple[str, str], ...] = ()
     previews: int = 0
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,12 @@ def open_source(data, split, *, images_per_shard=64, previews=0):
     return Source(shards, collection)
 
 
+def sample(shards, images):
+    """The shards cut to about `images` images in all, spread evenly; empty ones are left out."""
+    limits = _spread(images, len(shards))
+    return [replace(shard, limit=limit) for shard, limit in zip(shards, limits, strict=True) if limit]
+
+
 class ReadBatches(beam.PTransform):
     """Reads `InputShard`s into batches: tuples of at most `batch_size` `Item`s of one size.
 
@@ -123,7 +132,7 @@ class _ReadShard(beam.DoFn):
     def process(self, shard):
         waiting = defaultdict(list)
         count = 0
-        for outcome in self._read(shard):
+        for outcome in itertools.islice(self._read(shard), shard.limit):
             if isinstance(outcome, Failure):
                 yield beam.pvalue.TaggedOutput(FAILURES, outcome)
                 continue

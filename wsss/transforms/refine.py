@@ -8,7 +8,15 @@ import apache_beam as beam
 import numpy as np
 
 from wsss.data.images import decode_image
-from wsss.seeds import IGNORE, background_scores, mask_from_scores, merge_scales, normalize_scores
+from wsss.seeds import (
+    IGNORE,
+    background_scores,
+    enlarge_cells,
+    mask_from_scores,
+    mean_of_cells,
+    merge_scales,
+    normalize_scores,
+)
 from wsss.transforms.failures import FAILURES, Failure, reason
 from wsss.transforms.read import Item
 
@@ -99,6 +107,27 @@ class RefinePAMR(beam.PTransform):
         return scored | guarded("refine", _refine_pamr, self._iterations)
 
 
+class RefineWalk(beam.PTransform):
+    """Spreads background and classes of each `Scored` over pixels that an AffinityNet takes for one thing.
+
+    Source: Ahn & Kwak, CVPR 2018, section 3.3. As there, scores are averaged over the cells of the network's
+    grid, walk, and are interpolated back.
+
+    Args:
+        background: the `Background` that joins the classes.
+        predictor: arguments of `wsss.inference.cached_affinity_predictor`.
+        beta: > 0, exponent of the affinities.
+        steps: >= 0, length of the walk.
+    """
+
+    def __init__(self, background, predictor, beta=8.0, steps=64):
+        super().__init__()
+        self._args = (background, tuple(predictor), beta, steps)
+
+    def expand(self, scored):
+        return scored | guarded("refine", _refine_walk, *self._args)
+
+
 class LabelAffinity(beam.PTransform):
     """Gives each `Scored` the label map that an affinity network learns from.
 
@@ -170,6 +199,21 @@ def _refine_crf(scored, background, preset, unary, iterations):
         energies = unary_from_probabilities(np.clip(np.moveaxis(stacked, 0, -1), 0, 1))
     refined = DenseCRF(_image(scored), preset).infer(energies, iterations)
     return scored._replace(refined=np.ascontiguousarray(np.moveaxis(refined, -1, 0)))
+
+
+def _refine_walk(scored, background, predictor, beta, steps):
+    from wsss.inference import cached_affinity_predictor
+    from wsss.refine.random_walk import Affinity, neighbour_offsets, random_walk
+
+    if not scored.keys:
+        return scored
+    network = cached_affinity_predictor(*predictor)
+    weights = np.ascontiguousarray(np.moveaxis(network.predict(_image(scored)), -1, 0))
+    stacked = np.concatenate([background(scored.scores)[None], scored.scores])
+    affinity = Affinity(np.array(neighbour_offsets(network.radius)), weights)
+    cells = np.moveaxis(mean_of_cells(stacked, weights.shape[1:]), 0, -1)
+    walked = np.moveaxis(random_walk(cells, affinity, beta, steps), -1, 0)
+    return scored._replace(refined=enlarge_cells(walked, stacked.shape[1:]))
 
 
 def _refine_pamr(scored, iterations):
