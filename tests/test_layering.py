@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "metrics": {"errors"},
     "interpolation": set(),
+    "contours": {"metrics"},
     "pictures": {"data", "seeds"},
     "seeds": {"errors", "interpolation"},
     "ops": {"interpolation"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "layout": BASE,
     "inference": BASE | {"models", "ops", "seeds"},
     "transforms": BASE
-    | {"data", "inference", "layout", "metrics", "models", "ops", "pictures", "refine", "seeds"},
+    | {"contours", "data", "inference", "layout", "metrics", "models", "ops", "pictures", "refine", "seeds"},
 }
 
 
