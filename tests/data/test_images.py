@@ -29,6 +29,13 @@ def oriented(orientation, format="JPEG"):
     return encoded(picture(), format, exif=exif)
 
 
+def flipped(data, position):
+    """`data` with one bit turned."""
+    damaged = bytearray(data)
+    damaged[position] ^= 1
+    return bytes(damaged)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_exif_orientation_is_honoured(orientation, format):
@@ -71,6 +78,8 @@ def _animated(format):
         (b"not an image at all", "corrupt"),
         (encoded(picture(40, 40))[:-300], "corrupt"),
         (encoded(picture(40, 40), "PNG")[:-60], "corrupt"),
+        (encoded(picture(40, 40), "PNG")[:-1], "corrupt"),
+        (flipped(encoded(picture(40, 40), "PNG"), -40), "corrupt"),
         (encoded(picture().convert("CMYK")), "cmyk"),
         (encoded(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"), "sixteen_bit"),
         (_sixteen_bit_rgb_png(), "sixteen_bit"),
@@ -126,6 +135,7 @@ def test_the_palette_is_vocs():
         (b"nothing", "mask_corrupt"),
         (encoded(picture(), "PNG"), "mask_format"),
         (encoded(picture().convert("L"), "JPEG"), "mask_format"),
+        (flipped(encoded(picture(40, 40).convert("L"), "PNG"), -40), "mask_corrupt"),
     ],
 )
 def test_a_mask_must_hold_one_exact_number_a_pixel(data, reason):

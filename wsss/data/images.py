@@ -3,6 +3,7 @@
 import io
 import struct
 import warnings
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,8 @@ def inspect_image(data, max_pixels=MAX_PIXELS):
             raise BadImage("sixteen_bit", "It has 16 bits or more a channel.", "Convert it to 8 bits.")
         if image.format == "BMP" and image.mode != "RGB":
             raise BadImage("format", f"A BMP of mode {image.mode}.", "Convert it to JPEG or PNG.")
+        if image.format == "PNG":
+            _check_png(data)
         orientation = _orientation(image)
         _load(image)
     if orientation >= 5:
@@ -116,6 +119,8 @@ def decode_mask(data):
                 f"The mask has mode {image.mode}.",
                 "Save one 8-bit number a pixel (palette or grey PNG).",
             )
+        if image.format == "PNG":
+            _check_png(data, "mask_corrupt")
         _load(image, "mask_corrupt")
         return np.array(image, np.uint8)
 
@@ -178,6 +183,22 @@ def _open(data, reason="corrupt"):
         Exception
     ) as error:  # Pillow's readers raise what they happen to meet: a bad file must not stop a job
         raise BadImage(reason, f"No image can be read from its {len(data)} bytes.", "Replace it.") from error
+
+
+def _check_png(data, reason="corrupt"):
+    """Checks that a PNG is whole: Pillow lets wrong checksums of pixels pass, TensorFlow does not."""
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        end = position + 12 + length
+        name = data[position + 4 : position + 8]
+        critical = name[:1].isupper()
+        if critical and zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]:
+            raise BadImage(reason, f"Its chunk {name!r} fails the checksum.", "Replace it.")
+        if name == b"IEND":
+            return
+        position = end
+    raise BadImage(reason, "It is cut off before its end.", "Replace it.")
 
 
 def _load(image, reason="corrupt"):
