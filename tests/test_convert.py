@@ -10,6 +10,7 @@ import pytest
 import wsss.models.published as published
 from tests.models.test_checkpoints import mxnet_file, tensor, torch_zip
 from wsss.convert import NETWORKS, main
+from wsss.models.backbones import build_backbone
 from wsss.models.checkpoints import published_tensors
 from wsss.models.published import build_network, count_classes, identify
 
@@ -77,6 +78,22 @@ def test_weights_alone_fit_the_backbone(seam_tensors, tmp_path):
     model.load_weights(tmp_path / "backbone.weights.h5")
     for name, value in published_tensors(model).items():
         np.testing.assert_array_equal(value, seam_tensors[name])
+
+
+def test_a_converted_resnet_is_a_backbone_of_any_stride(tmp_path):
+    strided = build_network("resnet50", width=WIDTH)
+    source = write_torch(tmp_path / "resnet50.pth", random_tensors(strided))
+    assert run(source, tmp_path / "resnet50.keras")[0] == 0
+    backbone = build_backbone(tmp_path / "resnet50.keras", output_stride=8)
+    dense = published.torchvision_backbone(50, 8, width=WIDTH)
+    assert backbone.pad_value == pytest.approx(dense.pad_value)
+    image = np.random.default_rng(0).uniform(size=(1, 64, 48, 3)).astype("float32")
+    outputs = []
+    for network in (backbone, dense):
+        model = keras.Model(network.input, network.feature)
+        model.set_weights(strided.get_weights())
+        outputs.append(keras.ops.convert_to_numpy(model(image)))
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
 def test_mxnets_backbone_is_converted(tmp_path):

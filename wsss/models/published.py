@@ -140,13 +140,13 @@ NETWORKS = {
         "ResNet-38d, features",
     ),
     "resnet50": PublishedNetwork(
-        lambda classes=None, **options: _feature_model(torchvision_backbone(50, **options)),
+        lambda classes=None, **options: _feature_model(torchvision_backbone(50, 32, **options)),
         None,
         False,
         "torchvision's ResNet-50, features",
     ),
     "resnet101": PublishedNetwork(
-        lambda classes=None, **options: _feature_model(torchvision_backbone(101, **options)),
+        lambda classes=None, **options: _feature_model(torchvision_backbone(101, 32, **options)),
         None,
         False,
         "torchvision's ResNet-101, features",
