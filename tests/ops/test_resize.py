@@ -10,7 +10,7 @@ from keras import ops
 from tests.gradients import compiled, gradients
 from wsss.ops.resize import resize_bilinear
 
-SIZES = st.integers(1, 12)
+SIZES = st.sampled_from([1, 2, 5, 11])
 
 
 def interpolate(values, size, align_corners, axis):
@@ -27,7 +27,7 @@ def images(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(size=st.tuples(SIZES, SIZES), out=st.tuples(SIZES, SIZES), align_corners=st.booleans())
 def test_any_size_equals_interpolation_of_each_axis(size, out, align_corners):
     values = images(2, *size, 3)
@@ -48,6 +48,7 @@ def test_two_pixels_to_four_by_hand():
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_gradient_is_the_transposed_map(align_corners):
     values, weights = images(1, 5, 4, 2), images(1, 8, 3, 2, seed=1)
+    weights = ops.convert_to_tensor(weights)
     resize = lambda x: ops.sum(resize_bilinear(x, (8, 3), align_corners) * weights)  # noqa: E731
     (gradient,) = gradients(resize, values)
     value = float(ops.convert_to_numpy(resize(ops.convert_to_tensor(values))))
