@@ -19,6 +19,7 @@ setup(
         "apache-beam[gcp]>=2.65",  # the pipeline; gcp: Dataflow and gs://
         "tensorflow-datasets>=4.9.7",  # the format on disk
         "google-cloud-storage>=2.14",
+        "google-crc32c>=1.5",  # the checksums of TFRecord shards
         "numpy>=1.26",
         "numba>=0.61",  # the compiled kernels of dense CRF and random walk: wheels, no compiler
         "scipy>=1.11",
