@@ -15,7 +15,6 @@ MAY_IMPORT = {
     "files": {"errors"},
     "metrics": {"errors"},
     "interpolation": set(),
-    "contours": {"metrics"},
     "pictures": {"data", "seeds"},
     "seeds": {"errors", "interpolation"},
     "ops": {"interpolation"},
@@ -28,7 +27,7 @@ MAY_IMPORT = {
     "layout": BASE,
     "inference": BASE | {"models", "ops", "seeds"},
     "transforms": BASE
-    | {"contours", "data", "inference", "layout", "metrics", "models", "ops", "pictures", "refine", "seeds"},
+    | {"data", "inference", "layout", "metrics", "models", "ops", "pictures", "refine", "seeds"},
 }
 
 

@@ -244,7 +244,12 @@ def test_new_images_get_masks_by_a_program_of_their_own(run, records, tmp_path, 
 def test_the_background_threshold_may_be_left_to_the_images(run, tmp_path, capsys):
     assert label(tmp_path / "auto", run, "--background_threshold", "auto") == 0
     chosen = json.loads((tmp_path / "auto" / "threshold.json").read_text())
-    assert len(chosen["contrast"]) == len(chosen["thresholds"]) == 60
+    scored = [
+        decode_scores(path.read_bytes())[0] for path in sorted((tmp_path / "auto" / "scores").iterdir())
+    ]
+    strongest = np.concatenate([scores.max(axis=0).ravel() for scores in scored if len(scores)])
+    assert chosen["threshold"] == pytest.approx(strongest.mean(dtype=np.float64), abs=1e-3)
+    assert chosen["pixels"] == strongest.size
     assert f"{chosen['threshold']:.2f}" in capsys.readouterr().out
     assert label(tmp_path / "given", run, "--background_threshold", str(chosen["threshold"])) == 0
     assert tree(tmp_path / "auto" / "masks") == tree(tmp_path / "given" / "masks")

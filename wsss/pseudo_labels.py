@@ -186,7 +186,7 @@ def make_parser():
     add(
         "--background_threshold",
         type=_share_or_auto,
-        help="score of the background, in [0, 1], default 0.2; auto: where contours follow the images' edges",
+        help="score of the background, in [0, 1], default 0.2; auto: the mean of the strongest class scores",
     )
     add("--background_alpha", type=_positive, help="in its place: exponent of (1 - max score)^alpha, > 0")
     add("--refine", type=_refinements, default=(), help="none (default), or some of pamr,walk,crf in order")
@@ -326,7 +326,7 @@ def _choose_threshold(source, layout, handler, options, beam_argv):
     """The background's score for this collection, from a sample of it; kept in `threshold.json`."""
     import apache_beam as beam
 
-    from wsss.transforms.calibrate import ChooseThreshold
+    from wsss.transforms.calibrate import ChooseThreshold, read_threshold
     from wsss.transforms.read import sample
     from wsss.transforms.runner import make_pipeline
 
@@ -345,7 +345,7 @@ def _choose_threshold(source, layout, handler, options, beam_argv):
                     batch_size=options.max_batch_size,
                 )
             )
-    return files.read_json(path)["threshold"]
+    return read_threshold(path)
 
 
 def _handler(options, run):

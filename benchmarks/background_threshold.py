@@ -1,0 +1,165 @@
+"""Rules that choose a background threshold without any mask, and how far each lands from the best one.
+
+    python -m benchmarks.background_threshold --labels LABELS --truth COLLECTION [--split train]
+    python -m benchmarks.background_threshold --quick
+
+LABELS is the output of `pipelines/pseudo_labels.py --save_scores`. The baseline is the best of 60 thresholds
+on the truth; `lost` is what a rule's threshold lacks to it, in points of mIoU. `mean` is what
+`--background_threshold auto` takes. `--quick` runs on drawn scenes with blurred masks for scores.
+"""
+
+import argparse
+import tempfile
+
+import numpy as np
+
+from wsss import files
+from wsss.data.records import open_collection
+from wsss.layout import Layout, decode_scores
+from wsss.metrics import THRESHOLDS, ThresholdSweep, mean_iou
+
+BINS = 1000
+VALUES = (np.arange(BINS + 1) + 0.5) / BINS
+
+
+def main(argv=None):
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.background_threshold", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--labels", default="")
+    parser.add_argument("--truth", default="")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(argv)
+    if options.labels:
+        images = _scored_images(options.labels, open_collection(options.truth), options.split)
+        return _print_table(images, len(open_collection(options.truth).class_names) + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        return _print_table(_drawn_images(folder), 5)
+
+
+def _print_table(images, classes):
+    sweep = ThresholdSweep(classes)
+    histogram = np.zeros(BINS + 1)
+    contrast, length = np.zeros((2, THRESHOLDS.size + 1))
+    for image, scores, keys, truth in images:
+        sweep.update(scores, keys, truth)
+        if len(keys):
+            strongest = scores.max(axis=0)
+            histogram += np.bincount((strongest * BINS).astype(int).ravel(), minlength=BINS + 1)
+            for total, added in zip((contrast, length), _contours(image, strongest), strict=True):
+                total += added
+    curve = 100 * mean_iou(sweep.counts())
+    best, share = int(curve.argmax()), histogram / histogram.sum()
+    chosen = {name: rule(share) for name, rule in RULES.items()}
+    across = contrast.cumsum()[:-1] / np.maximum(length.cumsum()[:-1], 1)
+    chosen["contrast across the contour"] = float(THRESHOLDS[across.argmax()])
+    print(f"best threshold {THRESHOLDS[best]:.2f}, mIoU {curve[best]:.2f} %")
+    print(f"{'rule':30} threshold   mIoU   lost")
+    for name, threshold in chosen.items():
+        index = int(np.abs(THRESHOLDS - threshold).argmin())
+        print(f"{name:30} {threshold:9.2f} {curve[index]:6.2f} {curve[best] - curve[index]:6.2f}")
+    return 0
+
+
+def _mean(share):
+    return (share * VALUES).sum()
+
+
+def _of_a_share(foreground):
+    return lambda share: VALUES[np.searchsorted(share.cumsum(), 1 - foreground)]
+
+
+def _otsu(share):
+    """The largest variance between the two parts."""
+    weight, mean = share.cumsum(), (share * VALUES).cumsum()
+    between = (mean[-1] * weight - mean) ** 2 / np.maximum(weight * (1 - weight), 1e-12)
+    return VALUES[between.argmax()]
+
+
+def _halfway(share):
+    """Half-way between the means of the two parts (isodata)."""
+    return _iterate(share, lambda below, above: (below + above) / 2)
+
+
+def _cross_entropy(share):
+    """The least cross entropy of the two parts to their means (Li & Lee)."""
+    return _iterate(share, lambda below, above: (above - below) / (np.log(above) - np.log(below)))
+
+
+def _iterate(share, rule):
+    threshold = _mean(share)
+    for _ in range(50):
+        below, above = threshold >= VALUES, threshold < VALUES
+        means = [(share * VALUES)[part].sum() / share[part].sum() for part in (below, above)]
+        threshold = rule(*means)
+    return threshold
+
+
+def _entropy(share):
+    """The largest sum of the entropies of the two parts (Kapur)."""
+    weight = share.cumsum()
+    entropy = -(share * np.log(np.maximum(share, 1e-12))).cumsum()
+    inside = (weight > 1e-9) & (weight < 1 - 1e-9)
+    total = np.full(share.shape, -np.inf)
+    w, e = weight[inside], entropy[inside]
+    total[inside] = np.log(w * (1 - w)) + e / w + (entropy[-1] - e) / (1 - w)
+    return VALUES[total.argmax()]
+
+
+RULES = {
+    "constant 0.2": lambda share: 0.2,
+    "constant 0.26 (SEAM)": lambda share: 0.26,
+    "mean": _mean,
+    "median": _of_a_share(0.5),
+    "35 % foreground": _of_a_share(0.35),
+    "Otsu": _otsu,
+    "half-way between means": _halfway,
+    "cross entropy": _cross_entropy,
+    "entropy": _entropy,
+}
+
+
+def _contours(image, strongest):
+    """What an image adds to (contrast, length) of the contours of all thresholds, as difference arrays."""
+    below = np.searchsorted(THRESHOLDS, strongest)
+    added = np.zeros((2, THRESHOLDS.size + 1))
+    for axis in (0, 1):
+        first, second = (np.moveaxis(below, axis, 0)[part] for part in (np.s_[:-1], np.s_[1:]))
+        colours = np.moveaxis(image.astype(int), axis, 0)
+        difference = np.abs(np.diff(colours, axis=0)).sum(axis=-1)
+        for total, weights in zip(added, (difference, np.ones_like(difference)), strict=True):
+            np.add.at(total, np.minimum(first, second), weights)
+            np.subtract.at(total, np.maximum(first, second), weights)
+    return added
+
+
+def _scored_images(labels, collection, split):
+    layout = Layout(labels)
+    for record in collection.read(split):
+        path = layout.scores(record.image_id)
+        if files.exists(path):
+            yield record.image, *decode_scores(files.read_bytes(path)), record.mask
+
+
+def _drawn_images(folder):
+    """Scenes whose scores are their true masks, blurred and stretched, with some noise."""
+    from scipy.ndimage import gaussian_filter
+
+    from wsss.data.synthetic import write_synthetic_collection
+
+    rng = np.random.default_rng(0)
+    collection = write_synthetic_collection(folder, images=40, size=64, classes=4)
+    for record in collection.read("train"):
+        noise = gaussian_filter(rng.random((len(record.labels), 64, 64)), (0, 6, 6))
+        things = [gaussian_filter((record.mask == label + 1) * 1.0, 5) for label in record.labels]
+        scores = np.array(things).reshape(noise.shape) + 2 * noise
+        if len(scores):
+            low, high = scores.min(axis=(1, 2), keepdims=True), scores.max(axis=(1, 2), keepdims=True)
+            scores = (scores - low) / (high - low)
+        yield record.image, scores.astype(np.float32), record.labels, record.mask
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
