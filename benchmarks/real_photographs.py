@@ -153,6 +153,7 @@ def label(run, shards, model, refine, threshold):
     masks = run / f"masks-{refine.replace(',', '_')}-{threshold}"
     if not (masks / "metrics.json").exists():
         program = [str(PROJECT / "pipelines/pseudo_labels.py"), "--runner=DirectRunner", "--split=train"]
+        program += ["--save_scores"]
         options = [f"--model={run}", f"--data={shards}", f"--output={masks}"]
         options += ["--cam=refined_cam" if model in ("SEAM", "Pixel2Prototype") else "--cam=cam"]
         run_python([*program, *options, f"--refine={refine}", f"--background_threshold={threshold}"])

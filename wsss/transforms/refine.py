@@ -220,12 +220,13 @@ def _refine_pamr(scored, iterations):
     if not scored.keys:
         return scored
     image = _image(scored)[None].astype(np.float32) / 255
-    refined = _pamr(iterations)(image, np.moveaxis(scored.scores, 0, -1)[None])
+    refined = pamr_of_any_size(iterations)(image, np.moveaxis(scored.scores, 0, -1)[None])
     return scored._replace(scores=np.ascontiguousarray(np.moveaxis(refined.numpy()[0], -1, 0)))
 
 
 @functools.lru_cache(maxsize=1)
-def _pamr(iterations):
+def pamr_of_any_size(iterations):
+    """`wsss.ops.pamr.refine_masks` as one graph for every size and number of classes."""
     import tensorflow as tf
 
     from wsss.ops.pamr import refine_masks
