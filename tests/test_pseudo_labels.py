@@ -234,9 +234,13 @@ def test_a_plain_folder_of_images_gets_predicted_labels(run, records, tmp_path):
 def test_new_images_get_masks_by_a_program_of_their_own(run, records, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "new.png").write_bytes(records[0].image_bytes)
-    arguments = ["--model", run, "--images", str(tmp_path / "photos"), "--output", str(tmp_path / "masks")]
-    assert predict([*arguments, "--scales", "1", "--label_threshold", "0.4"]) == 0
-    assert decode_mask((tmp_path / "masks" / "masks" / "new.png").read_bytes()).shape == (24, 32)
+    output = tmp_path / "photos" / "labels"  # within the folder of the images: a second run must not read it
+    arguments = ["--model", run, "--images", str(tmp_path / "photos"), "--output", str(output)]
+    for _ in range(2):
+        assert predict([*arguments, "--scales", "1", "--label_threshold", "0.4"]) == 0
+        assert [path.name for path in (output / "masks").iterdir()] == ["new.png"]
+    assert decode_mask((output / "masks" / "new.png").read_bytes()).shape == (24, 32)
+    assert "1 of 1 shards are done already" in capsys.readouterr().out
     assert predict([*arguments, "--scale", "1"]) == 2
     assert "Did you mean `--scales`?" in capsys.readouterr().err
 

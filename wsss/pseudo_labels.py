@@ -269,7 +269,11 @@ def make_pseudo_labels(options, run, beam_argv=()):
     from wsss.transforms.runner import is_local
 
     source = open_source(
-        options.data, options.split, images_per_shard=options.images_per_shard, previews=options.previews
+        options.data,
+        options.split,
+        images_per_shard=options.images_per_shard,
+        previews=options.previews,
+        leave_out=options.output,
     )
     predictor = cached_predictor(run.model_path, run.model_hash, options.predictor)
     class_names = _class_names(source, run, predictor.classes, options)

@@ -70,7 +70,7 @@ class Source:
     collection: Collection | None = None
 
 
-def open_source(data, split, *, images_per_shard=64, previews=0):
+def open_source(data, split, *, images_per_shard=64, previews=0, leave_out=""):
     """Lists the shards of a collection's split, or hashes the images of a folder into shards.
 
     Args:
@@ -78,13 +78,14 @@ def open_source(data, split, *, images_per_shard=64, previews=0):
         split: name of the split; for a folder of images it only names the shards.
         images_per_shard: of a folder, how many images make a shard, about.
         previews: number of images in all of which pictures are wanted.
+        leave_out: a folder whose files are no images to be read, such as the output within the folder.
 
     Raises:
         UserError: there is neither.
     """
     is_folder = files.is_remote(data) or files.exists(data)  # a store knows no folders, only what is in them
     if is_folder and not files.exists(files.join(data, "dataset_info.json")):
-        return Source(_folder_shards(data, split, images_per_shard, previews))
+        return Source(_folder_shards(data, split, images_per_shard, previews, leave_out))
     collection = open_collection(data)
     paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
     wanted = _spread(previews, len(paths))
@@ -178,8 +179,13 @@ def _read_images(shard):
             yield Failure(shard.name, image_id, "read", reason(error))
 
 
-def _folder_shards(folder, split, images_per_shard, previews):
-    paths = [path for path in files.list_files(files.join(files.escape(folder), "**")) if _is_image(path)]
+def _folder_shards(folder, split, images_per_shard, previews, leave_out):
+    outside = f"{str(leave_out).rstrip('/')}/"
+    paths = [
+        path
+        for path in files.list_files(files.join(files.escape(folder), "**"))
+        if _is_image(path) and not path.startswith(outside)
+    ]
     if not paths:
         raise UserError(
             f"{folder} holds neither a collection (no dataset_info.json) nor images "
