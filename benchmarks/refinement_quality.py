@@ -99,7 +99,7 @@ def sweep_cell(scenes, classes, automatic):
 
 
 def crf_cell(scenes, classes, automatic):
-    """The same for the dense CRF of the labels at each threshold; all thresholds share the image's lattice."""
+    """The same for the dense CRF of the labels at each threshold; all share the lattice of the image."""
     thresholds = (automatic, *CRF_THRESHOLDS)
     confusions = [np.zeros((classes + 1,) * 2, np.int64) for _ in thresholds]
     for record, scores, keys in scenes:
