@@ -226,3 +226,35 @@ def test_the_number_of_batches_is_known_beforehand(collection):
     assert batches(evaluation_dataset(collection, "train", batch_size=4)) == 3
     part = training_dataset(collection, "train", **SMALL, epochs=2, replicas=4, shard_count=2)
     assert batches(part) == len(list(part)) == 8
+
+
+def test_masks_follow_their_images_through_the_augmentation(tmp_path):
+    """A red left half is class 1; wherever the image went, its mask went with it."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, :15] = 1
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[mask == 1] = (255, 0, 0)
+    data = encoded(images.Image.fromarray(pixels), "PNG")
+    records = [Record(f"i{i}", data, (0,), 20, 30, 1, images.encode_mask(mask)) for i in range(4)]
+    path = files.join(str(tmp_path), shard_name("halves", "train", 0, 1))
+    size = write_records(path, map(format_example, records))[1]
+    halves = write_metadata(
+        str(tmp_path),
+        name="halves",
+        class_names=("red",),
+        shard_lengths={"train": (4,)},
+        split_bytes={"train": size},
+        has_masks=True,
+    )
+    plain = Augmentation((0.6, 2.0), 0.5, 0.0, 0.0, 0.0, 0.0)
+    blue = {"pad_value": (0.0, 0.0, 1.0), "augmentation": plain, "targets": "masks"}
+    seen = set()
+    for crops, masks in take(training_dataset(halves, "train", **{**SMALL, "image_size": 24}, **blue), 6):
+        for crop, labels in zip(crops, masks):
+            beyond = crop[..., 2] > 0.5
+            np.testing.assert_array_equal(labels == 255, beyond)
+            near_the_edge = (crop[..., 0] > 0.05) & (crop[..., 0] < 0.95)
+            sure = ~beyond & ~near_the_edge
+            np.testing.assert_array_equal(labels[sure] == 1, crop[..., 0][sure] > 0.5)
+            seen.update(np.unique(labels))
+    assert seen == {0, 1, 255}

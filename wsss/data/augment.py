@@ -122,6 +122,26 @@ def augment_image(image, draw, image_size, pad_value):
     return place_crop(image, image_size, offsets, pad_value)
 
 
+def augment_mask(mask, image_shape, draw, image_size):
+    """Carries the draw of an image out on its label map.
+
+    Args:
+        mask: uint8 (height, width, 1), 255 = ignore.
+        image_shape: int32 (2,), height and width of the image.
+        draw: `Draw`.
+        image_size: int, side of the crop in pixels.
+
+    Returns:
+        uint8 (image_size, image_size): the labels of the nearest pixels, 255 beyond the image's border.
+    """
+    size = resized_shape(image_shape[0], image_shape[1], draw.long_side)
+    mask = tf.image.resize(mask, size, method="nearest")
+    mask = tf.cond(draw.flip, lambda: mask[:, ::-1], lambda: mask)
+    offsets = [crop_offset(size[axis], image_size, draw.offsets[axis]) for axis in (0, 1)]
+    mask = place_crop(tf.cast(mask, tf.float32), image_size, offsets, (255.0,))
+    return tf.cast(mask[..., 0], tf.uint8)
+
+
 def resized_shape(height, width, long_side):
     """(height, width), int32, with the given long side; the other is rounded half to even, at least 1."""
     size = tf.cast(tf.stack([height, width]), tf.float64)

@@ -13,6 +13,7 @@ from wsss import files
 from wsss.data.augment import (
     AUGMENTATIONS,
     augment_image,
+    augment_mask,
     draw_augmentation,
     place_crop,
     resize_long_side,
@@ -56,6 +57,7 @@ def training_dataset(
     replicas=1,
     shard_index=0,
     shard_count=1,
+    targets="labels",
 ):
     """Batches of augmented images and their labels, epoch after epoch.
 
@@ -80,16 +82,21 @@ def training_dataset(
             of a larger one the shards are shuffled, then the records within this many.
         replicas: int, parts that each global batch comes in; 1 yields whole batches.
         shard_index, shard_count: which part of every global batch this worker takes, of how many.
+        targets: "labels" of the images, or "masks": their label maps under the same augmentation.
 
     Returns:
         `tf.data.Dataset` of `(image, labels)`: float32 (batch_size / replicas, image_size, image_size, 3) in
-        [0, 1], and float32 (batch_size / replicas, classes) of 0 and 1. Use `steps_per_epoch` with it.
+        [0, 1], and float32 (batch_size / replicas, classes) of 0 and 1, or uint8 (batch_size / replicas,
+        image_size, image_size) label maps. Use `steps_per_epoch` with it.
 
     Raises:
-        UserError: no such split, or a batch larger than it.
+        UserError: no such split, a batch larger than it, or no masks where they are asked for.
         ValueError: the replicas do not divide the batch.
     """
     steps = steps_per_epoch(collection, split, batch_size)
+    with_masks = targets == "masks"
+    if with_masks and not collection.has_masks:
+        raise UserError(f"The collection {collection.name} has no masks to learn from.")
     if batch_size % replicas or replicas % shard_count:
         raise ValueError(
             "`replicas` must divide `batch_size`, and `shard_count` `replicas`. "
@@ -102,16 +109,20 @@ def training_dataset(
     images = sum(collection.shard_lengths[split])
 
     def decode(index, serialized):
-        features = _parse(collection, serialized)
+        features = _parse(collection, serialized, with_masks=with_masks)
         image = decode_image(features["image"], features["orientation"])
+        if with_masks:
+            return index, image, tf.io.decode_png(features["mask"], channels=1)
         return index, image, _multi_hot(features["labels"], classes)
 
-    def augment(epoch, index, image, labels):
+    def augment(epoch, index, image, target):
         image_seed = tf.random.experimental.stateless_fold_in(
             tf.stack([tf.constant(seed, tf.int64), epoch]), index
         )
         draw = draw_augmentation(augmentation, image_size, image_seed)
-        return augment_image(image, draw, image_size, pad_value), labels
+        if with_masks:
+            target = augment_mask(target, tf.shape(image), draw, image_size)
+        return augment_image(image, draw, image_size, pad_value), target
 
     def one_epoch(epoch):
         tf.compat.v1.set_random_seed(1)  # of this graph alone: `shuffle` would mix the global seed in

@@ -141,7 +141,7 @@ def sample_labels(labels, size):
     labels = ops.cast(labels[..., 0] if len(labels.shape) == 4 else labels, "int32")
     for axis, cells in enumerate(size, start=1):
         pixels = ops.shape(labels)[axis]
-        if pixels is not cells:
+        if not (isinstance(pixels, int) and pixels == cells):
             centres = ((2 * ops.arange(cells, dtype="int32") + 1) * pixels) // (2 * cells)
             labels = ops.take(labels, centres, axis=axis)
     return labels
