@@ -6,15 +6,16 @@ import tensorflow as tf
 from wsss.data.augment import Augmentation
 from wsss.data.input_pipeline import training_dataset
 from wsss.errors import UserError
-from wsss.models.backbones import Backbone, build_backbone, freeze
+from wsss.models.backbones import build_backbone, freeze
 from wsss.models.classifier import Classifier
 from wsss.models.pixel2prototype import Pixel2Prototype
+from wsss.models.published import resnet38_backbone, torchvision_backbone
 from wsss.models.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
-from wsss.models.resnet38 import resnet38
 from wsss.models.seam import SEAM
 from wsss.models.small import small_backbone
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
 
+TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
 MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype, "classifier": Classifier}
 
 
@@ -26,9 +27,13 @@ def make_backbone(options):
     """
     try:
         if options.backbone == "small":
-            return _without_weights(options, small_backbone(options.output_stride))
+            return _with_weights(options, small_backbone(options.output_stride))
         if options.backbone == "resnet38":
-            return _without_weights(options, _resnet38(options))
+            _require_stride(options, RESNET38_STRIDE)
+            return _with_weights(options, resnet38_backbone(dropout=options.dropout))
+        if options.backbone in TORCHVISION:
+            depth = TORCHVISION[options.backbone]
+            return _with_weights(options, torchvision_backbone(depth, options.output_stride))
         return build_backbone(
             options.backbone,
             weights=options.backbone_weights,
@@ -76,12 +81,13 @@ def make_model(options, classes, backbone):
 
 
 def compile_model(model, options, backbone, total_steps):
-    """Gives the model its loss and its optimizer."""
+    """Gives the model its loss and its optimizer, whose state is made here, under the strategy's scope."""
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps),
         loss=keras.losses.BinaryCrossentropy(),
         jit_compile=options.jit_compile,
     )
+    model.optimizer.build(model.trainable_variables)
 
 
 def make_optimizer(options, new, total_steps):
@@ -187,8 +193,8 @@ def check_data(options, strategy, collection):
     make_augmentation(options)
 
 
-def _without_weights(options, backbone):
-    """Weights and frozen layers for the networks that are built here rather than by `build_backbone`."""
+def _with_weights(options, backbone):
+    """Weights and frozen layers for the networks that `build_backbone` does not know."""
     network = keras.Model(backbone.input, backbone.feature)
     weights = options.backbone_weights
     if weights == "imagenet":
@@ -201,16 +207,6 @@ def _without_weights(options, backbone):
     return backbone
 
 
-def _resnet38(options):
-    if options.output_stride != RESNET38_STRIDE:
-        raise UserError(f"--backbone resnet38 has --output_stride {RESNET38_STRIDE} and no other.")
-    features = resnet38(dropout=options.dropout)
-    return Backbone(
-        input=features.image,
-        normalized=features.normalized,
-        feature=features.stage6,
-        stages={4: features.stage4, 8: features.stage5, 16: features.stage6},
-        output_stride=RESNET38_STRIDE,
-        preprocessing="torch",
-        pad_value=(0.485, 0.456, 0.406),
-    )
+def _require_stride(options, stride):
+    if options.output_stride != stride:
+        raise UserError(f"--backbone {options.backbone} has --output_stride {stride} and no other.")

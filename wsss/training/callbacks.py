@@ -28,7 +28,6 @@ class SafeKeeping(keras.callbacks.Callback):
 
     Args:
         path: where the state goes.
-        progress: where the run stands.
         steps_per_epoch: steps of a whole epoch.
         save_steps: save every so many steps of an epoch as well; 0 = at epoch ends only.
         writes: whether this process writes the file (the others of a cluster only take part).
@@ -38,15 +37,15 @@ class SafeKeeping(keras.callbacks.Callback):
         failure: why the run was stopped, or None.
     """
 
-    def __init__(self, path, progress=Progress(), *, steps_per_epoch, save_steps=0, writes=True):  # noqa: B008
+    def __init__(self, path, *, steps_per_epoch, save_steps=0, writes=True):
         super().__init__()
         self.path = path
-        self.progress = progress
+        self.progress = Progress()
         self.steps_per_epoch = steps_per_epoch
         self.save_steps = save_steps
         self.writes = writes
         self.failure = None
-        self._saved = progress
+        self._saved = self.progress
         self._first_step = 0
         self._running_means = None
 

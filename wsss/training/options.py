@@ -39,7 +39,11 @@ class TrainingOptions:
         "what is trained; classifier: the same network on the classification loss alone",
         choices=("seam", "pixel2prototype", "classifier"),
     )
-    backbone: str = _flag("MobileNetV2", "name of a network (see README), or a .keras file of your own")
+    backbone: str = _flag(
+        "MobileNetV2",
+        "name in keras.applications, resnet38, torchvision_resnet50, torchvision_resnet101, small, or a "
+        ".keras file of your own",
+    )
     backbone_weights: str = _flag("imagenet", "imagenet, none, or a weights file")
     preprocessing: str = _flag(
         "auto",
