@@ -150,4 +150,28 @@ def test_bare_it_draws_a_collection_and_trains_on_it(tmp_path, monkeypatch):
     written, _ = run(["--strategy", "mirrored", "--epochs", "1"])
     assert "drawing a small collection" in written
     assert Path("runs/seam-1/model.keras").exists()
-    assert finish(start(["--strategy", "tpu", "--output", "elsewhere"]), expected_code=2)[1].count("\n") == 1
+    _, errors = finish(start(["--strategy", "tpu", "--output", "elsewhere"]), expected_code=2)
+    assert errors.splitlines()[-1].startswith("error: --strategy tpu found no TPU")
+    assert "Traceback" not in errors
+
+
+def test_an_affinity_network_learns_from_masks(data, tmp_path):
+    output = str(tmp_path / "run")
+    flags = {"model": "affinity", "image_size": 96, "long_side": "96,120"}
+    assert main(command_line(data, output, **flags)) == 0
+    rows = read_history(os.path.join(output, "history.csv"))
+    assert [name for name in rows[0] if name.endswith("_loss")] == [
+        "background_loss",
+        "foreground_loss",
+        "negative_loss",
+    ]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    model = tf.keras.models.load_model(os.path.join(output, "model.keras"))
+    affinity = model.affinity(np.zeros((1, 40, 48, 3), "float32"))
+    assert affinity.shape == (1, 5, 6, 34)
+
+
+def test_an_affinity_network_refuses_crops_without_pairs(data, tmp_path, capsys):
+    assert main(command_line(data, str(tmp_path / "run"), model="affinity")) == 2
+    assert "--image_size 72 or more" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
