@@ -130,7 +130,7 @@ def on_terminal():
 def make_callbacks(options, run, collection):
     """The callbacks that record a run, in the order in which they see the logs."""
     measure = None
-    if options.val_split != "none":
+    if options.measures:
         measure = Measure(
             collection,
             options.val_split,

@@ -180,3 +180,10 @@ def test_too_small_a_radius_is_refused():
     image = keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match="`radius` must be at least 2"):
         AffinityNet(image, image, radius=1)
+
+
+def test_images_without_a_pair_are_refused():
+    model = small_model()
+    model.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="at least 5 positions"):
+        model.fit(np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8)), verbose=0)

@@ -50,7 +50,6 @@ def test_values_of_several_numbers_are_written_with_commas():
         (["--view_scale", "0"], "--view_scale"),
         (["--long_side", "300,200"], "--long_side"),
         (["--preset", "sem"], "--preset"),
-        (["--preset", "affinity"], "--model"),
         (["--strategy", "multi_worker"], "--output"),
     ],
 )

@@ -65,7 +65,13 @@ class AffinityNet(keras.Model):
         """A quarter of the background's and the foreground's loss each, and half of the differing pairs'."""
         if sample_weight is not None:
             raise ValueError("`AffinityNet` takes no `sample_weight`: set pixels that do not count to 255.")
-        labels = sample_labels(y, ops.shape(y_pred)[1:3])
+        height, width = ops.shape(y_pred)[1:3]
+        if isinstance(width, int) and width < smallest_side(self.radius):
+            raise ValueError(
+                f"Features must be at least {smallest_side(self.radius)} positions wide, or no pixel has all "
+                f"its neighbours within radius {self.radius}. Received: {width}; train on larger images."
+            )
+        labels = sample_labels(y, (height, width))
         pairs = pair_labels(labels, pair_offsets(self.radius))
         loss = affinity_loss(feature_affinity(y_pred, self.radius), pairs)
         loss = AffinityLoss(*(term * _share_of_pairs(kind) for term, kind in zip(loss, pairs)))
@@ -92,6 +98,11 @@ class AffinityNet(keras.Model):
     def from_config(cls, config, custom_objects=None):
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects=custom_objects)
         return cls(**{**config, "network": network})
+
+
+def smallest_side(radius):
+    """The fewest positions a side on which there is a pair to learn from."""
+    return 2 * radius - 1
 
 
 def _share_of_pairs(mask):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from wsss.data.augment import Augmentation
 from wsss.data.input_pipeline import training_dataset
 from wsss.errors import UserError
+from wsss.models.affinity_net import AffinityNet, affinity_feature, smallest_side
 from wsss.models.backbones import build_backbone, freeze
 from wsss.models.classifier import Classifier
 from wsss.models.pixel2prototype import Pixel2Prototype
@@ -16,6 +17,7 @@ from wsss.models.small import small_backbone
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
 
 TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
+AFFINITY_RADIUS = 5  # positions, as published
 MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype, "classifier": Classifier}
 
 
@@ -55,6 +57,11 @@ def make_model(options, classes, backbone):
         classes: number of classes, without background.
         backbone: `Backbone`, made under the same scope.
     """
+    if options.model == "affinity":
+        stages = list(backbone.stages.values())
+        return AffinityNet(
+            backbone.input, affinity_feature(*([stages[0]] * 3 + stages)[-3:]), AFFINITY_RADIUS
+        )
     contrast = {}
     if options.model == "pixel2prototype":
         terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
@@ -84,7 +91,7 @@ def compile_model(model, options, backbone, total_steps):
     """Gives the model its loss and its optimizer, whose state is made here, under the strategy's scope."""
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps),
-        loss=keras.losses.BinaryCrossentropy(),
+        loss=None if options.model == "affinity" else keras.losses.BinaryCrossentropy(),
         jit_compile=options.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
@@ -158,6 +165,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
             replicas=replicas,
             shard_index=context.input_pipeline_id,
             shard_count=context.num_input_pipelines,
+            targets="masks" if options.model == "affinity" else "labels",
         )
         return dataset.skip(progress.step * replicas // context.num_input_pipelines)
 
@@ -166,8 +174,9 @@ def make_dataset(options, collection, pad_value, strategy, progress):
 
 def batch_shapes(options, collection, strategy):
     """Shapes of images and labels in one replica's part of a batch."""
-    images = options.batch_size // strategy.num_replicas_in_sync
-    return (images, options.image_size, options.image_size, 3), (images, len(collection.class_names))
+    images, side = options.batch_size // strategy.num_replicas_in_sync, options.image_size
+    labels = (images, side, side) if options.model == "affinity" else (images, len(collection.class_names))
+    return (images, side, side, 3), labels
 
 
 def set_numerics(options):
@@ -188,8 +197,17 @@ def check_data(options, strategy, collection):
             f"--batch_size must be a multiple of the number of replicas, {replicas}. "
             f"Received: {options.batch_size}."
         )
-    if options.val_split != "none":
+    if options.measures:
         collection.shard_paths(options.val_split)
+    if options.model == "affinity":
+        if not collection.has_masks:
+            raise UserError(f"--model affinity learns from masks; the collection {options.data} has none.")
+        smallest = smallest_side(AFFINITY_RADIUS) * options.output_stride
+        if options.image_size < smallest:
+            raise UserError(
+                f"--model affinity needs --image_size {smallest} or more at --output_stride "
+                f"{options.output_stride}. Received: {options.image_size}."
+            )
     make_augmentation(options)
 
 

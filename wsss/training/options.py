@@ -36,8 +36,9 @@ class TrainingOptions:
 
     model: str = _flag(
         "seam",
-        "what is trained; classifier: the same network on the classification loss alone",
-        choices=("seam", "pixel2prototype", "classifier"),
+        "what is trained; classifier: the same network on the classification loss alone; affinity: for "
+        "the random walk, on the masks of --data, such as wsss's pseudo labels with --write affinity_labels",
+        choices=("seam", "pixel2prototype", "classifier", "affinity"),
     )
     backbone: str = _flag(
         "MobileNetV2",
@@ -117,6 +118,11 @@ class TrainingOptions:
 
     def __post_init__(self):
         check_options(self)
+
+    @property
+    def measures(self):
+        """Whether the class maps are measured after each epoch; an affinity network has none."""
+        return self.val_split != "none" and self.model != "affinity"
 
 
 # For the drawn scenes of `wsss.data.synthetic`: a small network from scratch, a minute or two on two cores.
