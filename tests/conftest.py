@@ -47,3 +47,11 @@ def two_devices():
     if len(devices) < 2:
         pytest.skip("TensorFlow was started before its CPU could be split in two")
     return [device.name for device in devices[:2]]
+
+
+@pytest.fixture(scope="session")
+def two_replicas(two_devices):
+    """One `MirroredStrategy` for all tests: TensorFlow mixes up the collectives of two in one process."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(two_devices)
