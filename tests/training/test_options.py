@@ -17,6 +17,15 @@ def test_a_flag_wins_over_the_preset_and_the_preset_over_the_default():
     assert options.val_split == "val"
 
 
+def test_a_preset_may_say_none():
+    assert parse_options(["--preset", "affinity"]).long_side is None
+
+
+def test_a_value_from_elsewhere_must_be_one_of_the_choices():
+    with pytest.raises(UserError, match="--model must be one of seam"):
+        TrainingOptions(model="unet")
+
+
 def test_without_data_the_built_in_preset_applies():
     assert parse_options([]).backbone == "small"
     assert parse_options(["--data", "shards"]).backbone != "small"
@@ -24,11 +33,9 @@ def test_without_data_the_built_in_preset_applies():
 
 
 @pytest.mark.parametrize("name", ["built_in", *PRESETS])
-def test_every_preset_for_a_trained_model_gives_options(name):
-    values = preset_values(name)
-    if values.get("model", "seam") in ("seam", "pixel2prototype"):
-        options = parse_options(["--preset", name])
-        assert all(getattr(options, key) == value for key, value in values.items())
+def test_every_preset_gives_options(name):
+    options = parse_options(["--preset", name])
+    assert all(getattr(options, key) == value for key, value in preset_values(name).items())
 
 
 def test_values_of_several_numbers_are_written_with_commas():

@@ -96,7 +96,9 @@ class TrainingOptions:
     )
 
     long_side: tuple[int, int] | None = _flag(
-        (256, 384), "range of the long side after random rescaling, pixels, or none", form="LOW,HIGH"
+        (256, 384),
+        "range of the long side after random rescaling, pixels; none: the crop's side",
+        form="LOW,HIGH",
     )
     jitter: tuple[float, float, float, float] = _flag(
         (0.3, 0.3, 0.3, 0.1), "largest change of brightness, contrast, saturation, hue", form="B,C,S,H"
@@ -171,7 +173,11 @@ def preset_values(name):
         values = dataclasses.asdict(preset(name))
     except ValueError as error:
         raise UserError(str(error).replace("`preset`", "--preset")) from None
-    return {field.name: values[field.name] for field in _fields() if values.get(field.name) is not None}
+    return {
+        field.name: values[field.name]
+        for field in _fields()
+        if field.name in values and (values[field.name] is not None or _may_be_none(field))
+    }
 
 
 def make_parser():
@@ -209,9 +215,9 @@ def _add_flag(parser, field):
 
 def _several(field):
     """A converter for values written with commas; `none` where the field allows it."""
-    members = typing.get_args(field.type)
-    optional = type(None) in members
-    kinds = typing.get_args(members[0]) if optional else members
+    optional = _may_be_none(field)
+    kinds = typing.get_args(field.type)
+    kinds = typing.get_args(kinds[0]) if optional else kinds
 
     def convert(text):
         if optional and text == "none":
@@ -225,6 +231,10 @@ def _several(field):
             raise argparse.ArgumentTypeError(f"expected {field.metadata['form']}, got {text!r}") from None
 
     return convert
+
+
+def _may_be_none(field):
+    return type(None) in typing.get_args(field.type)
 
 
 def _shown(value):
