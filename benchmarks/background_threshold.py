@@ -17,6 +17,7 @@ from wsss import files
 from wsss.data.records import open_collection
 from wsss.layout import Layout, decode_scores
 from wsss.metrics import THRESHOLDS, ThresholdSweep, mean_iou
+from wsss.refine.auto_threshold import ThresholdAgreement
 
 BINS = 1000
 VALUES = (np.arange(BINS + 1) + 0.5) / BINS
@@ -43,6 +44,7 @@ def _print_table(images, classes):
     sweep = ThresholdSweep(classes)
     histogram = np.zeros(BINS + 1)
     contrast, length = np.zeros((2, THRESHOLDS.size + 1))
+    agreement = ThresholdAgreement()
     for image, scores, keys, truth in images:
         sweep.update(scores, keys, truth)
         if len(keys):
@@ -50,11 +52,13 @@ def _print_table(images, classes):
             histogram += np.bincount((strongest * BINS).astype(int).ravel(), minlength=BINS + 1)
             for total, added in zip((contrast, length), _contours(image, strongest), strict=True):
                 total += added
+            agreement.update(image, np.clip(scores, 0, 1))
     curve = 100 * mean_iou(sweep.counts())
     best, share = int(curve.argmax()), histogram / histogram.sum()
     chosen = {name: rule(share) for name, rule in RULES.items()}
     across = contrast.cumsum()[:-1] / np.maximum(length.cumsum()[:-1], 1)
     chosen["contrast across the contour"] = float(THRESHOLDS[across.argmax()])
+    chosen["agreement before and after CRF"] = agreement.choose()
     print(f"best threshold {THRESHOLDS[best]:.2f}, mIoU {curve[best]:.2f} %")
     print(f"{'rule':30} threshold   mIoU   lost")
     for name, threshold in chosen.items():

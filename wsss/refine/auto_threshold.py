@@ -1,0 +1,98 @@
+"""A background threshold for a collection, chosen without any mask.
+
+The CRF moves the borders of a mask to the edges of the image. Where the threshold is too low, it takes back
+what is too much; where it is too high, it grows what is too little; in between it changes least. So: label a
+sample of images at several thresholds, refine the labels, and take the threshold whose masks agree best with
+themselves before and after. How near that comes to the best threshold on the truth, and how other rules do,
+is measured in `benchmarks/background_threshold.py`.
+"""
+
+import numpy as np
+
+from wsss.refine.dense_crf import DenseCRF, unary_from_probabilities
+
+THRESHOLDS = np.arange(4, 58, 4) / 100
+_SIDE = 128  # pixels; images of which the shorter side is longer are treated at a fraction of their size
+
+
+class ThresholdAgreement:
+    """Agreement of masks before and after the CRF, for several thresholds; adds up over images with `+`.
+
+    Args:
+        thresholds: ascending, in [0, 1].
+    """
+
+    def __init__(self, thresholds=THRESHOLDS):
+        self.thresholds = np.asarray(thresholds, np.float64)
+        inside = self.thresholds.size and self.thresholds[0] >= 0 and self.thresholds[-1] <= 1
+        if not inside or np.any(np.diff(self.thresholds) <= 0):
+            raise ValueError("`thresholds` must be ascending, at least one, and lie in [0, 1].")
+        # Pixels that are (both before and after, either before or after) background, then foreground.
+        self._counts = np.zeros((2, self.thresholds.size, 2), np.int64)
+
+    @property
+    def images_have_counted(self):
+        """Whether any pixel was counted: an image without classes has none."""
+        return bool(self._counts.any())
+
+    def update(self, image, scores):
+        """Adds one image.
+
+        Args:
+            image: uint8 (height, width, 3), RGB.
+            scores: float (classes, height, width), in [0, 1], of the classes that the image holds. With no
+                class nothing is counted.
+
+        Raises:
+            ValueError: the sizes differ, or the scores are not in [0, 1].
+        """
+        scores = np.asarray(scores, np.float32)
+        if scores.ndim != 3 or scores.shape[1:] != np.shape(image)[:2]:
+            raise ValueError(
+                "`scores` must be (classes, height, width) of the size of the image. "
+                f"Received: {scores.shape} for an image of {np.shape(image)}."
+            )
+        if not len(scores):
+            return
+        before = [
+            np.moveaxis(np.concatenate([np.full_like(scores[:1], threshold), scores]), 0, 2)
+            for threshold in self.thresholds
+        ]
+        crf = DenseCRF(image, reduction=max(1, min(scores.shape[1:]) // _SIDE))
+        after = crf.infer([unary_from_probabilities(each) for each in before])
+        for index, (given, refined) in enumerate(zip(before, after, strict=True)):
+            given, refined = given.argmax(axis=2), refined.argmax(axis=2)
+            same = given == refined
+            ground, either = same & (given == 0), (given == 0) | (refined == 0)
+            things = same & (given > 0)
+            self._counts[:, index] += [[ground.sum(), things.sum()], [either.sum(), (~ground).sum()]]
+
+    def __add__(self, other):
+        if not np.array_equal(self.thresholds, other.thresholds):
+            raise ValueError("Only agreements at the same thresholds add up.")
+        total = ThresholdAgreement(self.thresholds)
+        total._counts = self._counts + other._counts
+        return total
+
+    def values(self):
+        """For each threshold the geometric mean of the IoUs of background and of foreground.
+
+        Each of the two alone is largest where all is background, or foreground.
+        """
+        both, either = self._counts
+        return np.sqrt(np.prod(both / np.maximum(either, 1), axis=1))
+
+    def choose(self):
+        """The threshold of the best agreement, or None where no image had a class."""
+        return float(self.thresholds[self.values().argmax()]) if self.images_have_counted else None
+
+    def state(self):
+        """The agreement as plain lists, for JSON; see `from_state`."""
+        return {"thresholds": self.thresholds.tolist(), "counts": self._counts.tolist()}
+
+    @classmethod
+    def from_state(cls, state):
+        """The agreement that `state` described."""
+        agreement = cls(state["thresholds"])
+        agreement._counts = np.asarray(state["counts"], np.int64)
+        return agreement
