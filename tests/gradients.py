@@ -27,7 +27,8 @@ def value_and_gradients(function, *arrays):
     elif backend == "jax":
         import jax
 
-        value, gradients = jax.value_and_grad(function, argnums=tuple(range(len(tensors))))(*tensors)
+        arguments = tuple(range(len(tensors)))
+        value, gradients = jax.jit(jax.value_and_grad(function, argnums=arguments))(*tensors)
     else:
         import torch
 
@@ -58,6 +59,13 @@ def compiled(function):
 
         function = jax.jit(function)
     return lambda *arrays: to_numpy(function(*(ops.convert_to_tensor(array) for array in arrays)))
+
+
+def evaluate(function, *arrays):
+    """`function(*arrays)` in NumPy; under JAX compiled, which eagerly compiles every operation alone."""
+    if keras.backend.backend() == "jax":
+        return compiled(function)(*arrays)
+    return to_numpy(function(*(ops.convert_to_tensor(array) for array in arrays)))
 
 
 def to_numpy(tensors):
