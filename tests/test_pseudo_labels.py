@@ -33,6 +33,7 @@ from wsss.layout import decode_scores
 from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
 from wsss.predict import main as predict
 from wsss.pseudo_labels import main
+from wsss.report import main as report
 from wsss.seeds import background_scores, mask_from_scores, normalize_scores
 
 SCALES = (0.5, 1.0)
@@ -126,6 +127,15 @@ def test_the_summary_says_what_was_made_with_what(labels, records, run):
     assert "http" not in page
 
 
+def test_the_report_can_be_written_anew_from_the_files(labels, tmp_path, capsys):
+    shutil.copytree(labels, tmp_path / "labels")
+    (tmp_path / "labels" / "report.html").unlink()
+    assert report([str(tmp_path / "labels")]) == 0
+    assert tree(tmp_path / "labels") == tree(labels)
+    assert report([str(tmp_path)]) == 2
+    assert "no finished run" in capsys.readouterr().err
+
+
 def test_two_runs_give_the_same_bytes(labels, run, tmp_path):
     assert label(tmp_path, run) == 0
     assert tree(tmp_path) == tree(labels)
@@ -186,7 +196,7 @@ def test_too_many_failures_fail_the_job_but_keep_the_rest(run, records, tmp_path
     write_collection(str(tmp_path / "data"), damaged)
     flags = ("--data", str(tmp_path / "data"), "--max_error_rate", "0.4")
     assert label(tmp_path / "labels", run, *flags) == 1
-    assert "5 of 12 images failed" in capsys.readouterr().out
+    assert "5 of 12 images failed" in capsys.readouterr().err
     assert len(list((tmp_path / "labels" / "masks").iterdir())) == 7
 
 

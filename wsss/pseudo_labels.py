@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import sys
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -463,7 +464,8 @@ def _report(results, options):
     if total and results.failed / total > options.max_error_rate:
         print(
             f"error: {results.failed} of {total} images failed, more than --max_error_rate "
-            f"{options.max_error_rate:g} allows; see errors.jsonl."
+            f"{options.max_error_rate:g} allows; see errors.jsonl.",
+            file=sys.stderr,
         )
         return 1
     return 0

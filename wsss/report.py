@@ -145,7 +145,8 @@ def _classes(summary, metrics):
     header = "<tr><th>class</th><th>images</th><th>share of pixels</th>"
     header += "<th>IoU, %</th><th></th></tr>" if metrics else "</tr>"
     rows = [header]
-    for name, count in pixels.items():
+    for name in ("background", *summary["class_names"]):
+        count = pixels[name]
         cells = [f"<td>{_text(name)}</td>", _number(summary["class_images"][name])]
         cells.append(_number(f"{100 * count / total:.2f} %"))
         if metrics:

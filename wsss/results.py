@@ -126,9 +126,9 @@ def _metrics(tally, names, settings, threshold_used):
             "the threshold used, or of one tuned on another split.",
         },
         "sweep": {
-            "scores": "before the refinement of background and classes together"
-            if options["refine"]
-            else "as used",
+            "of": "scores before walk and CRF"
+            if {"walk", "crf"} & set(options["refine"])
+            else "the scores used",
             "thresholds": [float(value) for value in sweep.thresholds],
             "miou": [float(value) for value in curve],
         },
