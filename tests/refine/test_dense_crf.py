@@ -141,10 +141,16 @@ def test_huge_energies_do_not_overflow():
 
 
 @pytest.mark.slow
-def test_three_megapixels_of_noise_work():
-    image = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
-    result = DenseCRF(image).infer(random_unary(1500, 2000, 2), 1)
+def test_three_megapixels_work():
+    result = DenseCRF(photograph(1500, 2000)).infer(random_unary(1500, 2000, 2), 1)
     np.testing.assert_allclose(result.sum(-1), 1, atol=1e-5)
+
+
+def test_noise_makes_the_lattice_grow():
+    image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
+    crf = DenseCRF(image, "irn")
+    assert crf._bilateral.vertices > 150 * 200
+    np.testing.assert_allclose(crf.infer(random_unary(150, 200, 2), 1).sum(-1), 1, atol=1e-5)
 
 
 def test_fast_preset_is_close_to_the_full_one():

@@ -288,23 +288,49 @@ def _check_copies(copies, labels):
 
 
 def _mean_of_squares(array, side):
-    """Mean over squares of `side` pixels; those at the right and bottom edge may be cut."""
-    height, width = array.shape[:2]
-    rows, columns = np.arange(0, height, side), np.arange(0, width, side)
-    sums = np.add.reduceat(np.add.reduceat(array.astype(np.float32), rows, axis=0), columns, axis=1)
-    counts = np.minimum(side, height - rows)[:, None] * np.minimum(side, width - columns)
-    return sums / counts[..., None].astype(np.float32)
+    """Mean over squares of `side` pixels of (height, width, channels); those at the edges may be cut."""
+    height, width, channels = array.shape
+    result = np.empty((-(-height // side), -(-width // side), channels), np.float32)
+    _average(np.ascontiguousarray(array, np.float32), side, result)
+    return result
 
 
 def _spread_squares(array, side, shape):
     """Bilinear up-sampling by `side`, cut to `shape`: undoes `_mean_of_squares` up to its blur."""
-    for axis, size in enumerate(shape):
-        position = np.clip((np.arange(size, dtype=np.float32) + 0.5) / side - 0.5, 0, array.shape[axis] - 1)
-        lower = position.astype(np.intp)
-        upper = np.minimum(lower + 1, array.shape[axis] - 1)
-        share = (position - lower).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        array = np.take(array, lower, axis) * (1 - share) + np.take(array, upper, axis) * share
-    return array
+    result = np.empty((*shape, array.shape[2]), np.float32)
+    _interpolate(array, side, result)
+    return result
+
+
+@njit(nogil=True, cache=True)
+def _average(array, side, result):
+    for y in range(result.shape[0]):
+        for x in range(result.shape[1]):
+            bottom, right = min((y + 1) * side, array.shape[0]), min((x + 1) * side, array.shape[1])
+            share = np.float32(1 / ((bottom - y * side) * (right - x * side)))
+            result[y, x] = 0
+            for row in range(y * side, bottom):
+                for column in range(x * side, right):
+                    for channel in range(array.shape[2]):
+                        result[y, x, channel] += share * array[row, column, channel]
+
+
+@njit(nogil=True, cache=True)
+def _interpolate(array, side, result):
+    height, width, channels = array.shape
+    for y in range(result.shape[0]):
+        source = min(max((y + 0.5) / side - 0.5, 0.0), height - 1.0)
+        top = int(source)
+        bottom, down = min(top + 1, height - 1), np.float32(source - top)
+        for x in range(result.shape[1]):
+            source = min(max((x + 0.5) / side - 0.5, 0.0), width - 1.0)
+            left = int(source)
+            right, across = min(left + 1, width - 1), np.float32(source - left)
+            up, back = np.float32(1) - down, np.float32(1) - across
+            for channel in range(channels):
+                above = back * array[top, left, channel] + across * array[top, right, channel]
+                below = back * array[bottom, left, channel] + across * array[bottom, right, channel]
+                result[y, x, channel] = up * above + down * below
 
 
 class _LatticeCache:
