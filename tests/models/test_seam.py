@@ -224,3 +224,11 @@ def test_weights_alone_ask_for_their_config(tmp_path):
 def test_maps_are_normalised_by_their_maximum_alone():
     cam = np.float32([[[[1.0], [2.0]]]])
     np.testing.assert_allclose(to_numpy(strongest_class(cam))[0, 0], [[0.5, 0.5], [0, 1]], atol=2e-5)
+
+
+def test_load_takes_keras_files_of_its_own_kind(tmp_path):
+    tiny_model().save(tmp_path / "model.keras")
+    assert isinstance(SEAM.load(tmp_path / "model.keras"), SEAM)
+    keras.Sequential([layers.Input((3,)), layers.Dense(1)]).save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="Sequential"):
+        SEAM.load(tmp_path / "other.keras")
