@@ -1,0 +1,160 @@
+"""CAMs of photographs at four scales and their mirrors: our way against a loop over images, scales, mirrors.
+
+    python -m benchmarks.cam_inference [--quick] [--images DIR]
+
+The baseline is what one would write first with the same model: for each image, scale and mirror one call of
+the network, compiled once for all sizes; every map of all classes resized to the scaled image, then to the
+image, flipped back, summed, and the classes of the image normalised. `predict` is the same loop with
+`keras.Model.predict`. All ways run in turn, in one process, and give the same scores.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss.inference import CamPredictor
+from wsss.seeds import merge_scales, normalize_scores
+
+SCALES = (0.5, 1.0, 1.5, 2.0)
+WAYS = ("predict", "loop", "ours")
+
+
+def main(argv=None):
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.cam_inference", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small images and network, two rounds")
+    parser.add_argument("--images", default="", help="folder of photographs; default: noise of 375 x 500")
+    parser.add_argument("--count", type=int, default=8, help="images a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8, help="images a batch, ours")
+    parser.add_argument("--memory_of", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.count, options.rounds = 4, 2
+    images = _images(options)
+    ways = _ways(_model(options.quick), options.batch)
+    if options.memory_of:
+        ways[options.memory_of](images)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return 0
+    results = {name: way(images) for name, way in ways.items()}  # also warms up
+    times, cpu_times = {name: [] for name in ways}, {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            way(images)
+            times[name].append(time.perf_counter() - start)
+            cpu_times[name].append(time.process_time() - cpu_start)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{len(images)} images, median of {options.rounds} interleaved rounds")
+    print("way       images/s  against loop  against predict  CPU s/image  max difference  peak MB")
+    for name in WAYS:
+        pairs = zip(results[name], results["loop"], strict=True)
+        error = max(np.abs(ours - theirs).max(initial=0) for ours, theirs in pairs)
+        rate = len(images) / medians[name]
+        loop, predict = (medians[other] / medians[name] for other in ("loop", "predict"))
+        memory = "-" if options.quick else _peak_memory(name, options)
+        cpu = statistics.median(cpu_times[name]) / len(images)
+        print(f"{name:8} {rate:9.2f} {loop:12.2f}x {predict:15.2f}x {cpu:12.3f} {error:15.1e} {memory:>8}")
+    return 0
+
+
+def _ways(model, batch):
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((1, None, None, 3), tf.float32)
+    compiled = tf.function(
+        lambda x: model.refined_cam(x, training=False), input_signature=[spec], autograph=False
+    )
+    predictor = CamPredictor(model, scales=SCALES)
+
+    def ours(images):
+        groups = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(index)
+        scores = [None] * len(images)
+        for members in groups.values():
+            for start in range(0, len(members), batch):
+                part = members[start : start + batch]
+                predictions = predictor.predict([images[index] for index in part])
+                for index, prediction in zip(part, predictions, strict=True):
+                    keys = _labels(index)
+                    cams = [cam[keys] for cam in prediction.cams]
+                    size = images[index].shape[:2]
+                    scores[index] = normalize_scores(merge_scales(cams, prediction.scaled_sizes, size))
+        return scores
+
+    return {
+        "predict": lambda images: _loop(images, lambda x: model.refined_cam.predict(x, verbose=0)),
+        "loop": lambda images: _loop(images, compiled),
+        "ours": ours,
+    }
+
+
+def _loop(images, call):
+    """The loop; the maps of all classes are resized by TensorFlow's own kernels."""
+    import tensorflow as tf
+
+    def enlarge(cam, scaled, size):
+        scaled_cam = tf.raw_ops.ResizeBilinear(images=cam, size=scaled, align_corners=True)
+        return tf.image.resize(scaled_cam, size)[0].numpy()
+
+    scores = []
+    for index, image in enumerate(images):
+        height, width = image.shape[:2]
+        summed = 0
+        for scale in SCALES:
+            size = (round(height * scale), round(width * scale))
+            scaled = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+            for mirrored in (False, True):
+                x = scaled[:, ::-1] if mirrored else scaled
+                cam = enlarge(call(np.float32(x)[None] / 255), size, (height, width))
+                summed = summed + (cam[:, ::-1] if mirrored else cam)
+        scores.append(normalize_scores(summed[:, :, _labels(index)].transpose(2, 0, 1)))
+    return scores
+
+
+def _labels(index):
+    """One or two of the classes, as photographs have."""
+    return [index % 20] if index % 2 else [index % 20, (index + 7) % 20]
+
+
+def _model(quick):
+    import keras
+
+    from wsss.models.backbones import build_backbone
+    from wsss.models.seam import SEAM
+    from wsss.models.small import small_backbone
+
+    keras.utils.set_random_seed(0)
+    if quick:
+        backbone = small_backbone(16, width=8)
+    else:
+        backbone = build_backbone("MobileNetV2", weights="none", output_stride=16)
+    return SEAM(backbone.input, backbone.feature, 20, correlation_feature=backbone.correlation_feature())
+
+
+def _images(options):
+    if options.images:
+        paths = sorted(Path(options.images).glob("*.jpg"))[: options.count]
+        return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    size = (94, 125) if options.quick else (375, 500)
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(options.count)]
+
+
+def _peak_memory(name, options):
+    command = [sys.executable, "-m", "benchmarks.cam_inference", "--memory_of", name]
+    command += ["--count", str(options.count), "--batch", str(options.batch), "--images", options.images]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
