@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="wsss",
     version="0.1.0",
-    description="From image tags to segmentation masks: Keras models, an Apache Beam pipeline, and the way between.",
+    description="From image tags to segmentation masks, with Keras, tf.distribute and Apache Beam.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
