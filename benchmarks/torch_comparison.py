@@ -298,7 +298,7 @@ def flops(network, row):
         total = 0
         for layer in network.layers:
             if hasattr(layer, "kernel"):
-                stage = layer.name.split(".")[0]
+                stage = layer.name.split("-")[0]
                 positions = size[0] * size[1] / cells.get(stage, 64)
                 factor = 1 if stage in FROZEN_STAGES else factor_of_trained
                 total += factor * 2 * positions * np.prod(layer.kernel.shape)

@@ -202,7 +202,7 @@ def test_mixed_precision_trains_with_loss_scaling(jit_compile):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         model = small_model()
-        model.compile(GroupedSGD(0.05, groups=layer_groups(["head"])), loss="mse", jit_compile=jit_compile)
+        model.compile(GroupedSGD(0.01, groups=layer_groups(["head"])), loss="mse", jit_compile=jit_compile)
         history = model.fit(x, y, batch_size=8, epochs=5, verbose=0)
     finally:
         keras.mixed_precision.set_global_policy("float32")

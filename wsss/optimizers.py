@@ -233,7 +233,7 @@ class PolynomialSchedule(keras.optimizers.schedules.LearningRateSchedule):
         dtype = keras.config.floatx()
         step = ops.minimum(ops.cast(step, dtype), self.total_steps - 1)
         remaining = 1.0 - step / self.total_steps
-        return self.initial_learning_rate * ops.power(remaining, self.power)
+        return self.initial_learning_rate * remaining**self.power
 
     def get_config(self):
         return {

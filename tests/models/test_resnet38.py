@@ -48,12 +48,12 @@ def test_seam_network_gives_the_recorded_maps(case, networks):
     inner = model.network
     block_names = [str(name) for name in case["block_names"]] if "block_names" in case else []
     outputs = {
-        "conv4": inner.get_layer("b5.bn_branch2a.relu").output,
-        "conv5": inner.get_layer("b6.bn_branch2a.relu").output,
-        "conv6": inner.get_layer("bn7.relu").output,
+        "conv4": inner.get_layer("b5-bn_branch2a-relu").output,
+        "conv5": inner.get_layer("b6-bn_branch2a-relu").output,
+        "conv6": inner.get_layer("bn7-relu").output,
         "cam_lowres": inner.get_layer("cam_head").output,
         "cam_rv": inner.get_layer("pixel_correlation").output,
-        **{name: inner.get_layer(f"{name}.add").output for name in block_names},
+        **{name: inner.get_layer(f"{name}-add").output for name in block_names},
     }
     image = case.channels_last("x")
     actual = keras.Model(inner.input, outputs)(image)

@@ -1,7 +1,8 @@
 """Weights of the published implementations, by the names they have there.
 
-The networks of `resnet38` and `irn` name their layers after the published state dicts, and the heads on them
-have an entry in `_PUBLISHED_LAYERS`; so a state dict finds its place by name, in both directions.
+The networks of `resnet38` and `irn` name their layers after the published state dicts, with `-` for the dot
+that Keras on PyTorch does not allow, and the heads on them have an entry in `_PUBLISHED_LAYERS`; so a state
+dict finds its place by name, in both directions.
 """
 
 import re
@@ -48,7 +49,7 @@ def published_variables(model) -> dict:
     """
     variables = {}
     for layer in model._flatten_layers(include_self=False, recursive=True):
-        published_layer = _PUBLISHED_LAYERS.get(layer.name, layer.name)
+        published_layer = _PUBLISHED_LAYERS.get(layer.name, layer.name.replace("-", "."))
         for variable in layer._trainable_variables + layer._non_trainable_variables:
             last = _PUBLISHED_VARIABLES.get(variable.name)
             if last:

@@ -3,7 +3,7 @@
 Source: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations",
 CVPR 2019, and the released code (jiwoon-ahn/irn); He et al., CVPR 2016, in torchvision's variant with the
 stride in the 3x3 convolution. `keras.applications.ResNet50` strides in the 1x1 convolution and has biases, so
-that torchvision's weights do not fit there. Layers bear the names of the published state dicts.
+that torchvision's weights do not fit there. Layers bear the names of the published state dicts, `-` for `.`.
 """
 
 import keras
@@ -46,7 +46,7 @@ def resnet(
     base = max(4, round(64 * width))
     x = convolve(normalized, base, 7, 2, name=f"{prefix}conv1")
     x = _normalize(x, f"{prefix}bn1")
-    x = layers.ZeroPadding2D(1, name=f"{prefix}maxpool.pad")(layers.ReLU(name=f"{prefix}relu")(x))
+    x = layers.ZeroPadding2D(1, name=f"{prefix}maxpool-pad")(layers.ReLU(name=f"{prefix}relu")(x))
     x = layers.MaxPooling2D(3, 2, name=f"{prefix}maxpool")(x)  # padded with 0, the smallest value after ReLU
     outputs = [x]
     dilation = 1
@@ -57,7 +57,7 @@ def resnet(
         for i in range(blocks):
             x = _bottleneck(
                 x,
-                f"{prefix}layer{stage}.{i}",
+                f"{prefix}layer{stage}-{i}",
                 base * 2 ** (stage - 1),
                 stride if i == 0 else 1,
                 first_dilation if i == 0 else dilation,
@@ -101,7 +101,7 @@ def irn_edge(**options) -> keras.Model:
     edge, displacement = _edge_branch(stages), _displacement_branch(stages)
     model = keras.Model(image, {"edge": edge, "displacement": displacement}, name="irn_edge")
     for layer in model.layers:
-        if layer.name.startswith("resnet50."):
+        if layer.name.startswith("resnet50-"):
             layer.trainable = False
     return model
 
@@ -184,7 +184,7 @@ class UpsampleLike(layers.Layer):
 
 
 def _irn_options(options):
-    return {"prefix": "resnet50.", "output_stride": 16, "dilate": False, **options}
+    return {"prefix": "resnet50-", "output_stride": 16, "dilate": False, **options}
 
 
 def _edge_branch(stages):
@@ -205,30 +205,30 @@ def _displacement_branch(stages):
     coarse = layers.Concatenate(name="fc_dp_coarse")([dp3, dp4, dp5])
     dp6 = _branch(coarse, "fc_dp6", 256, groups=16, factor=2, reference=fine)
     x = _branch(layers.Concatenate(name="fc_dp_fine")([dp1, dp2, dp6]), "fc_dp7", 256, groups=16)
-    x = layers.Conv2D(2, 1, use_bias=False, name="fc_dp7.3")(x)
+    x = layers.Conv2D(2, 1, use_bias=False, name="fc_dp7-3")(x)
     return MeanShift(name="mean_shift")(x)
 
 
 def _branch(x, name, channels, *, groups, factor=1, reference=None):
     """1x1 convolution, group normalisation, enlargement, ReLU; numbered as in the published `Sequential`s."""
-    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}.0")(x)
-    x = layers.GroupNormalization(groups, epsilon=EPSILON, name=f"{name}.1")(x)
+    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}-0")(x)
+    x = layers.GroupNormalization(groups, epsilon=EPSILON, name=f"{name}-1")(x)
     if factor > 1:
-        x = UpsampleLike(factor, name=f"{name}.up")([x, reference])
-    return layers.ReLU(name=f"{name}.relu")(x)
+        x = UpsampleLike(factor, name=f"{name}-up")([x, reference])
+    return layers.ReLU(name=f"{name}-relu")(x)
 
 
 def _bottleneck(x, name, inner, stride, dilation):
     channels = 4 * inner
-    y = _normalize(convolve(x, inner, 1, name=f"{name}.conv1"), f"{name}.bn1")
-    y = layers.ReLU(name=f"{name}.relu1")(y)
-    y = _normalize(convolve(y, inner, 3, stride, dilation, name=f"{name}.conv2"), f"{name}.bn2")
-    y = layers.ReLU(name=f"{name}.relu2")(y)
-    y = _normalize(convolve(y, channels, 1, name=f"{name}.conv3"), f"{name}.bn3")
+    y = _normalize(convolve(x, inner, 1, name=f"{name}-conv1"), f"{name}-bn1")
+    y = layers.ReLU(name=f"{name}-relu1")(y)
+    y = _normalize(convolve(y, inner, 3, stride, dilation, name=f"{name}-conv2"), f"{name}-bn2")
+    y = layers.ReLU(name=f"{name}-relu2")(y)
+    y = _normalize(convolve(y, channels, 1, name=f"{name}-conv3"), f"{name}-bn3")
     if stride > 1 or x.shape[-1] != channels:
-        x = convolve(x, channels, 1, stride, name=f"{name}.downsample.0")
-        x = _normalize(x, f"{name}.downsample.1")
-    return layers.ReLU(name=f"{name}.relu3")(layers.Add(name=f"{name}.add")([x, y]))
+        x = convolve(x, channels, 1, stride, name=f"{name}-downsample-0")
+        x = _normalize(x, f"{name}-downsample-1")
+    return layers.ReLU(name=f"{name}-relu3")(layers.Add(name=f"{name}-add")([x, y]))
 
 
 def _normalize(x, name):

@@ -1,8 +1,8 @@
 """ResNet-38d at output stride 8, the backbone of AffinityNet, SEAM and Pixel-to-Prototype Contrast.
 
 Source: Wu, Shen & van den Hengel, "Wider or Deeper", 2016, model A; dilation and names as in the released
-code of AffinityNet (jiwoon-ahn/psa). The layers bear the names of the published state dicts
-(`b4_1.conv_branch2a`), so that weights from there find their place by name.
+code of AffinityNet (jiwoon-ahn/psa). The layers bear the names of the published state dicts, with `-` for
+`.` (`b4_1-conv_branch2a`; Keras on PyTorch allows no dot), so that weights find their place by name.
 """
 
 from typing import NamedTuple
@@ -100,31 +100,31 @@ def _scaled(channels, width):
 def _basic_block(x, block, width):
     channels, inner = _scaled(block.channels, width), _scaled(block.inner, width)
     same_shape = x.shape[-1] == channels and block.stride == 1
-    activated = _normalize_and_activate(x, f"{block.name}.bn_branch2a")
-    y = convolve(activated, inner, 3, block.stride, block.first_dilation, name=f"{block.name}.conv_branch2a")
-    y = _normalize_and_activate(y, f"{block.name}.bn_branch2b1")
-    y = convolve(y, channels, 3, dilation=block.dilation, name=f"{block.name}.conv_branch2b1")
+    activated = _normalize_and_activate(x, f"{block.name}-bn_branch2a")
+    y = convolve(activated, inner, 3, block.stride, block.first_dilation, name=f"{block.name}-conv_branch2a")
+    y = _normalize_and_activate(y, f"{block.name}-bn_branch2b1")
+    y = convolve(y, channels, 3, dilation=block.dilation, name=f"{block.name}-conv_branch2b1")
     if not same_shape:
-        x = convolve(activated, channels, 1, block.stride, name=f"{block.name}.conv_branch1")
-    return layers.Add(name=f"{block.name}.add")([x, y]), activated
+        x = convolve(activated, channels, 1, block.stride, name=f"{block.name}-conv_branch1")
+    return layers.Add(name=f"{block.name}-add")([x, y]), activated
 
 
 def _bottleneck_block(x, name, channels, dropout):
-    activated = _normalize_and_activate(x, f"{name}.bn_branch2a")
-    y = convolve(activated, channels // 4, 1, name=f"{name}.conv_branch2a")
-    y = _normalize_and_activate(y, f"{name}.bn_branch2b1")
-    y = _drop_channels(y, dropout, f"{name}.dropout_2b1")
-    y = convolve(y, channels // 2, 3, dilation=4, name=f"{name}.conv_branch2b1")
-    y = _normalize_and_activate(y, f"{name}.bn_branch2b2")
-    y = _drop_channels(y, dropout, f"{name}.dropout_2b2")
-    y = convolve(y, channels, 1, name=f"{name}.conv_branch2b2")
-    x = convolve(activated, channels, 1, name=f"{name}.conv_branch1")
-    return layers.Add(name=f"{name}.add")([x, y]), activated
+    activated = _normalize_and_activate(x, f"{name}-bn_branch2a")
+    y = convolve(activated, channels // 4, 1, name=f"{name}-conv_branch2a")
+    y = _normalize_and_activate(y, f"{name}-bn_branch2b1")
+    y = _drop_channels(y, dropout, f"{name}-dropout_2b1")
+    y = convolve(y, channels // 2, 3, dilation=4, name=f"{name}-conv_branch2b1")
+    y = _normalize_and_activate(y, f"{name}-bn_branch2b2")
+    y = _drop_channels(y, dropout, f"{name}-dropout_2b2")
+    y = convolve(y, channels, 1, name=f"{name}-conv_branch2b2")
+    x = convolve(activated, channels, 1, name=f"{name}-conv_branch1")
+    return layers.Add(name=f"{name}-add")([x, y]), activated
 
 
 def _normalize_and_activate(x, name):
     x = layers.BatchNormalization(momentum=0.9, epsilon=EPSILON, name=name)(x)
-    return layers.Activation("relu", name=f"{name}.relu")(x)
+    return layers.Activation("relu", name=f"{name}-relu")(x)
 
 
 def _drop_channels(x, rate, name):
@@ -135,7 +135,7 @@ def convolve(x, channels, size, stride=1, dilation=1, *, name):
     """Convolution padded alike on both sides, also where the stride would make Keras pad one side only."""
     padding = "same"
     if stride > 1 and size > 1:
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}.pad")(x)
+        x = layers.ZeroPadding2D(size // 2, name=f"{name}-pad")(x)
         padding = "valid"
     return layers.Conv2D(channels, size, stride, padding, dilation_rate=dilation, use_bias=False, name=name)(
         x
