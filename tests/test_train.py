@@ -28,6 +28,14 @@ def data(tmp_path_factory):
     return draw_collection(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture(autouse=True)
+def number_format():
+    """Gives the tests after this one their number format back."""
+    before = tf.keras.config.dtype_policy()
+    yield
+    tf.keras.config.set_dtype_policy(before)
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A finished run of two epochs."""
@@ -86,6 +94,17 @@ def test_adamw_and_random_affine_views_train(data, tmp_path):
     arguments = command_line(data, output, view="affine", optimizer="adamw", learning_rate=1e-3, epochs=1)
     assert main([*arguments, "--mixed_precision", "bfloat16"]) == 0
     assert files.exists(os.path.join(output, "model.keras"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags", [["--mixed_precision", "float16"], ["--jit_compile"]], ids=lambda flags: flags[0]
+)
+def test_half_precision_and_xla_train_as_well(flags, trained, data, tmp_path):
+    output = str(tmp_path / "run")
+    assert main([*command_line(data, output), *flags]) == 0
+    rows = [read_history(os.path.join(path, "history.csv"))[-1] for path in (trained, output)]
+    np.testing.assert_allclose(float(rows[1]["loss"]), float(rows[0]["loss"]), rtol=0.05)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path, capsys):
