@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # How each collection is trained. 72 photographs of 20 classes are too few to move 2.8 million weights: the
 # network stays as it is there, and what is new learns by AdamW.
 RECIPES = {
-    "msrc_v2": ["--epochs=4", "--learning_rate=0.001", "--new_layer_multiplier=100"],
+    "msrc_v2": ["--epochs=4"],
     "voc2012_mini148": [
         *("--epochs=20", "--optimizer=adamw", "--learning_rate=0.0001", "--new_layer_multiplier=50"),
         *("--frozen_fraction=1", "--image_size=320", "--long_side=384,640"),
@@ -145,7 +145,7 @@ def train(run, shards, flags, seed):
     if (run / "model.keras").exists():
         return
     options = [f"--data={shards}", f"--output={run}", f"--seed={seed}", "--val_split=none"]
-    run_python(["-m", "wsss.train", *options, "--view_scale=0.5", *flags])
+    run_python(["-m", "wsss.train", *options, *flags])
 
 
 def label(run, shards, model, refine, threshold):
