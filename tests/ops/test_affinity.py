@@ -116,7 +116,7 @@ def test_paths_equal_the_authors(case):
             assert np.array_equal(np.sort(ours, axis=0), np.sort(path, axis=0))
 
 
-def test_decomposed_paths_give_the_maximum_over_every_pixel_of_the_path():
+def test_affinity_on_a_path_is_one_minus_the_maximum_over_its_pixels():
     edge = np.random.default_rng(0).random((2, 13, 17), "float32")
     radius, reach = 6, 5
     affinity = ops.convert_to_numpy(path_affinity(ops.convert_to_tensor(edge), radius))

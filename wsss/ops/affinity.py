@@ -11,8 +11,10 @@ rows `0 … height - radius` and the columns `reach … width - radius`. What is
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 EPSILON = 1e-5  # in the logarithms and divisions of all losses, as published
@@ -69,7 +71,7 @@ def pair_offsets(radius):
 @functools.lru_cache(maxsize=32)
 def path_offsets(radius):
     """`pair_offsets` in the order of IRN: by the number of pixels on the path, then as they were."""
-    return tuple(sorted(pair_offsets(radius), key=lambda offset: len(path_pixels(*offset))))
+    return tuple(sorted(pair_offsets(radius), key=_path_length))
 
 
 def path_pixels(dy, dx):
@@ -121,8 +123,8 @@ def feature_affinity(feature, radius=5, all_pairs=False):
 def path_affinity(edge, radius):
     """Affinity of pixel pairs, 1 - the strongest edge on the line between them.
 
-    The maximum over a path is taken over the maxima of shorter paths on the same line, so memory and
-    time grow with the number of offsets and not with the length of all paths.
+    For training: it holds every pixel of every path, as the released code does, and so compiles
+    quickly. To refine an image without gradient, see `wsss.refine`.
 
     Args:
         edge: float (batch, height, width) or (batch, height, width, 1), in [0, 1].
@@ -132,20 +134,11 @@ def path_affinity(edge, radius):
         float (batch, rows, columns, offsets), in the order of `path_offsets(radius)`.
     """
     edge = edge[..., 0] if len(edge.shape) == 4 else edge
-    reach = radius - 1
-    strongest = {(0, 0): edge}  # of each path: (batch, h, w) of the start pixels that keep it inside
-    for (dy, dx), parts in _path_decomposition(radius).items():
-        pieces = []
-        for (part_dy, part_dx), (y, x) in parts:
-            left = _left(dx) + x - _left(part_dx)
-            right = _right(dx) - x - _right(part_dx)
-            pieces.append(_trim(strongest[part_dy, part_dx], y, dy - y - part_dy, left, right))
-        strongest[dy, dx] = functools.reduce(ops.maximum, pieces)
-    kept = [
-        _trim(strongest[dy, dx], 0, reach - dy, reach - _left(dx), reach - _right(dx))
-        for dy, dx in path_offsets(radius)
-    ]
-    return 1 - ops.stack(kept, axis=-1)
+    strongest = []
+    for _, offsets in itertools.groupby(path_offsets(radius), key=_path_length):
+        paths = [sorted(path_pixels(*offset)) for offset in offsets]
+        strongest.append(ops.max(_values_at(edge, paths, radius - 1), axis=-1))
+    return 1 - ops.concatenate(strongest, axis=-1)
 
 
 def pair_labels(labels, offsets):
@@ -158,10 +151,8 @@ def pair_labels(labels, offsets):
     Returns:
         `PairLabels`, each float32 (batch, rows, columns, offsets).
     """
-    labels = ops.cast(labels, "int32")
-    start, _ = _pair(labels, (0, 0), _reach(offsets))
-    start = start[..., None]
-    to = ops.stack([_pair(labels, offset, _reach(offsets))[1] for offset in offsets], axis=-1)
+    labels, reach = ops.cast(labels, "int32"), _reach(offsets)
+    start, to = _values_at(labels, [(0, 0)], reach), _values_at(labels, offsets, reach)
     valid = ops.logical_and(start < 255, to < 255)
     same = ops.logical_and(start == to, valid)
     masks = (
@@ -204,40 +195,34 @@ def displacement_loss(displacement, labels, offsets):
     Returns:
         `DisplacementLoss`.
     """
-    displacement = ops.cast(displacement, "float32")
-    foreground, background = 0.0, 0.0
-    for index, offset in enumerate(offsets):
-        start, to = _pair(displacement, offset, _reach(offsets))
-        difference = start - to
-        apart = ops.sum(ops.abs(difference), axis=-1)
-        misplaced = ops.sum(ops.abs(difference - ops.convert_to_tensor(offset, "float32")), axis=-1)
-        background = background + ops.sum(apart * labels.background[..., index])
-        foreground = foreground + ops.sum(misplaced * labels.foreground[..., index])
+    displacement, reach = ops.cast(displacement, "float32"), _reach(offsets)
+    start = _values_at(displacement, [(0, 0)], reach)
+    difference = start - _values_at(displacement, offsets, reach)
+    apart = ops.sum(ops.abs(difference), axis=-1)
+    wanted = ops.convert_to_tensor(np.array(offsets, "float32"))
+    misplaced = ops.sum(ops.abs(difference - wanted), axis=-1)
     return DisplacementLoss(
-        background=background / (2 * ops.sum(labels.background) + EPSILON),
-        foreground=foreground / (2 * ops.sum(labels.foreground) + EPSILON),
+        background=ops.sum(apart * labels.background) / (2 * ops.sum(labels.background) + EPSILON),
+        foreground=ops.sum(misplaced * labels.foreground) / (2 * ops.sum(labels.foreground) + EPSILON),
     )
 
 
-@functools.lru_cache(maxsize=32)
-def _path_decomposition(radius):
-    """For each offset, shorter paths `(offset, shift)` whose union is its path (a greedy cover)."""
-    parts = {}
-    for offset in path_offsets(radius):
-        path = path_pixels(*offset)
-        candidates = {}
-        for shorter in [(0, 0), *parts]:
-            pixels = path_pixels(*shorter)
-            for shift in path:
-                moved = frozenset((y + shift[0], x + shift[1]) for y, x in pixels)
-                if moved <= path:
-                    candidates[shorter, shift] = moved
-        missing, parts[offset] = set(path), []
-        while missing:
-            best = max(candidates, key=lambda part: (len(candidates[part] & missing), part))
-            missing -= candidates[best]
-            parts[offset].append(best)
-    return parts
+def _values_at(maps, steps, reach):
+    """Values at every from pixel moved by every step: (batch, rows, columns, *steps, channels).
+
+    Args:
+        maps: (batch, height, width) or (batch, height, width, channels).
+        steps: ints (…, 2), (dy, dx).
+        reach: int, the longest step along an axis.
+    """
+    batch, height, width, *channels = ops.shape(maps)
+    steps = ops.convert_to_tensor(np.array(steps, "int32"))
+    rows = ops.arange(height - reach, dtype="int32") * width
+    columns = ops.arange(reach, width - reach, dtype="int32")
+    start = rows[:, None] + columns
+    start = ops.reshape(start, (*ops.shape(start), *[1] * (len(steps.shape) - 1)))
+    pixels = start + steps[..., 0] * width + steps[..., 1]
+    return ops.take(ops.reshape(maps, (batch, height * width, *channels)), pixels, axis=1)
 
 
 def _stack_pairs(function, maps, radius):
@@ -259,12 +244,8 @@ def _reach(offsets):
     return max(dx for _, dx in offsets)
 
 
-def _left(dx):
-    return max(0, -dx)
-
-
-def _right(dx):
-    return max(0, dx)
+def _path_length(offset):
+    return len(path_pixels(*offset))
 
 
 def _masked_mean(values, mask):
