@@ -58,7 +58,7 @@ def _print_table(images, classes):
     chosen = {name: rule(share) for name, rule in RULES.items()}
     across = contrast.cumsum()[:-1] / np.maximum(length.cumsum()[:-1], 1)
     chosen["contrast across the contour"] = float(THRESHOLDS[across.argmax()])
-    chosen["agreement before and after CRF"] = agreement.choose()
+    chosen["kappa before and after CRF"] = agreement.choose()
     print(f"best threshold {THRESHOLDS[best]:.2f}, mIoU {curve[best]:.2f} %")
     print(f"{'rule':30} threshold   mIoU   lost")
     for name, threshold in chosen.items():

@@ -1,10 +1,12 @@
 """A background threshold for a collection, chosen without any mask.
 
 The CRF moves the borders of a mask to the edges of the image. Where the threshold is too low, it takes back
-what is too much; where it is too high, it grows what is too little; in between it changes least. So: label a
-sample of images at several thresholds, refine the labels, and take the threshold whose masks agree best with
-themselves before and after. How near that comes to the best threshold on the truth, and how other rules do,
-is measured in `benchmarks/background_threshold.py`.
+what is too much; where it is too high, it loses what is left; in between it changes least. So: label a sample
+of images at several thresholds, refine the labels, and take the threshold whose masks agree best with
+themselves before and after. Agreement is Cohen's kappa, what two masks have in common beyond what chance
+gives two masks of so much background: plain agreement is best where all is background, or nothing. How near
+that comes to the best threshold on the truth, and how other rules do, is measured in
+`benchmarks/background_threshold.py`.
 """
 
 import numpy as np
@@ -27,13 +29,8 @@ class ThresholdAgreement:
         inside = self.thresholds.size and self.thresholds[0] >= 0 and self.thresholds[-1] <= 1
         if not inside or np.any(np.diff(self.thresholds) <= 0):
             raise ValueError("`thresholds` must be ascending, at least one, and lie in [0, 1].")
-        # Pixels that are (both before and after, either before or after) background, then foreground.
-        self._counts = np.zeros((2, self.thresholds.size, 2), np.int64)
-
-    @property
-    def images_have_counted(self):
-        """Whether any pixel was counted: an image without classes has none."""
-        return bool(self._counts.any())
+        # Pixels: of the same label before and after, foreground before, foreground after, all.
+        self._counts = np.zeros((self.thresholds.size, 4), np.int64)
 
     def update(self, image, scores):
         """Adds one image.
@@ -62,10 +59,8 @@ class ThresholdAgreement:
         after = crf.infer([unary_from_probabilities(each) for each in before])
         for index, (given, refined) in enumerate(zip(before, after, strict=True)):
             given, refined = given.argmax(axis=2), refined.argmax(axis=2)
-            same = given == refined
-            ground, either = same & (given == 0), (given == 0) | (refined == 0)
-            things = same & (given > 0)
-            self._counts[:, index] += [[ground.sum(), things.sum()], [either.sum(), (~ground).sum()]]
+            same, things, kept = given == refined, given > 0, refined > 0
+            self._counts[index] += [same.sum(), things.sum(), kept.sum(), same.size]
 
     def __add__(self, other):
         if not np.array_equal(self.thresholds, other.thresholds):
@@ -75,16 +70,14 @@ class ThresholdAgreement:
         return total
 
     def values(self):
-        """For each threshold the geometric mean of the IoUs of background and of foreground.
-
-        Each of the two alone is largest where all is background, or foreground.
-        """
-        both, either = self._counts
-        return np.sqrt(np.prod(both / np.maximum(either, 1), axis=1))
+        """Cohen's kappa of the masks before and after, for each threshold; at most 1."""
+        same, before, after = (self._counts[:, :3] / np.maximum(self._counts[:, 3:], 1)).T
+        chance = before * after + (1 - before) * (1 - after)
+        return (same - chance) / np.maximum(1 - chance, 1e-9)
 
     def choose(self):
         """The threshold of the best agreement, or None where no image had a class."""
-        return float(self.thresholds[self.values().argmax()]) if self.images_have_counted else None
+        return float(self.thresholds[self.values().argmax()]) if self._counts.any() else None
 
     def state(self):
         """The agreement as plain lists, for JSON; see `from_state`."""
