@@ -54,15 +54,17 @@ def main(argv=None):
             cpu_times[name].append(time.process_time() - cpu_start)
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{len(images)} images, median of {options.rounds} interleaved rounds")
-    print("way       images/s  against loop  against predict  CPU s/image  max difference  peak MB")
+    print("way       images/s  against loop  against predict  CPU s/image  max difference")
     for name in WAYS:
         pairs = zip(results[name], results["loop"], strict=True)
         error = max(np.abs(ours - theirs).max(initial=0) for ours, theirs in pairs)
         rate = len(images) / medians[name]
         loop, predict = (medians[other] / medians[name] for other in ("loop", "predict"))
-        memory = "-" if options.quick else _peak_memory(name, options)
         cpu = statistics.median(cpu_times[name]) / len(images)
-        print(f"{name:8} {rate:9.2f} {loop:12.2f}x {predict:15.2f}x {cpu:12.3f} {error:15.1e} {memory:>8}")
+        print(f"{name:8} {rate:9.2f} {loop:12.2f}x {predict:15.2f}x {cpu:12.3f} {error:15.1e}", flush=True)
+    if not options.quick:
+        for name in WAYS:
+            print(f"peak memory of a process with {name}: {_peak_memory(name, options)} MB", flush=True)
     return 0
 
 
