@@ -227,7 +227,9 @@ def test_maps_are_normalised_by_their_maximum_alone():
 
 
 def test_load_takes_keras_files_of_its_own_kind(tmp_path):
-    tiny_model().save(tmp_path / "model.keras")
+    model = tiny_model()
+    model.optimizer.build(model.trainable_variables)  # or Keras warns of its missing state when it loads
+    model.save(tmp_path / "model.keras")
     assert isinstance(SEAM.load(tmp_path / "model.keras"), SEAM)
     keras.Sequential([layers.Input((3,)), layers.Dense(1)]).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="Sequential"):

@@ -180,11 +180,11 @@ def _read_images(shard):
 
 
 def _folder_shards(folder, split, images_per_shard, previews, leave_out):
-    outside = f"{str(leave_out).rstrip('/')}/"
+    left_out = f"{str(leave_out).rstrip('/')}/" if leave_out else None
     paths = [
         path
         for path in files.list_files(files.join(files.escape(folder), "**"))
-        if _is_image(path) and not path.startswith(outside)
+        if _is_image(path) and not (left_out and path.startswith(left_out))
     ]
     if not paths:
         raise UserError(
