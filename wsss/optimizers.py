@@ -231,7 +231,7 @@ class PolynomialSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         dtype = keras.config.floatx()
-        step = ops.minimum(ops.cast(step, dtype), self.total_steps - 1)
+        step = ops.cast(ops.minimum(step, self.total_steps - 1), dtype)
         remaining = 1.0 - step / self.total_steps
         return self.initial_learning_rate * remaining**self.power
 
