@@ -89,7 +89,7 @@ def pamr(image, scores):
 def sweep_cell(scenes, classes, automatic):
     """mIoU at the automatic and at the best threshold, where a mask is the scores against the threshold."""
     sweep = ThresholdSweep(classes + 1)
-    at_automatic = np.zeros((classes + 1,) * 2, np.int64)
+    at_automatic = np.zeros((classes + 1, classes + 2), np.int64)
     for record, scores, keys in scenes:
         sweep.update(scores, keys, record.mask)
         mask = mask_from_scores(scores, keys, background_scores(scores, threshold=automatic))
@@ -101,7 +101,7 @@ def sweep_cell(scenes, classes, automatic):
 def crf_cell(scenes, classes, automatic):
     """The same for the dense CRF of the labels at each threshold; all share the lattice of the image."""
     thresholds = (automatic, *CRF_THRESHOLDS)
-    confusions = [np.zeros((classes + 1,) * 2, np.int64) for _ in thresholds]
+    confusions = [np.zeros((classes + 1, classes + 2), np.int64) for _ in thresholds]
     for record, scores, keys in scenes:
         for index, mask in enumerate(crf_masks(record.image, scores, keys, thresholds)):
             confusions[index] = confusions[index] + confusion_matrix(record.mask, mask, classes + 1)
