@@ -210,13 +210,11 @@ def test_mixed_precision_trains_with_loss_scaling(jit_compile):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow")
-def test_two_replicas_equal_one(two_devices):
-    import tensorflow as tf
-
+def test_two_replicas_equal_one(two_replicas):
     x, y = small_data()
     one = small_model()
     one.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    with tf.distribute.MirroredStrategy(two_devices).scope():
+    with two_replicas.scope():
         two = small_model()
     two.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     for first, second in zip(one.get_weights(), two.get_weights(), strict=True):

@@ -145,13 +145,13 @@ def test_unknown_pixels_do_not_count(trained):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow")
-def test_two_replicas_equal_one(two_devices):
+def test_two_replicas_equal_one(two_replicas):
     import tensorflow as tf
 
     images, labels = two_squares(4)
     labels[2:, :, 8:] = 255  # the replicas know different numbers of pairs
     results = []
-    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(two_devices)):
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
         with strategy.scope():
             model = small_model()
             model.compile(keras.optimizers.SGD(0.1))

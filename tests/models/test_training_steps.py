@@ -168,23 +168,23 @@ def contrast_terms(recorded):
     }
 
 
-def strategy_of(replicas, devices):
-    return tf.distribute.MirroredStrategy(devices) if replicas == 2 else tf.distribute.get_strategy()
+def strategy_of(replicas, two_replicas):
+    return two_replicas if replicas == 2 else tf.distribute.get_strategy()
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @golden_cases("j_train_seam")
-def test_seam_trains_as_recorded(case, replicas, two_devices):
+def test_seam_trains_as_recorded(case, replicas, two_replicas):
     names = golden_file("c_names_resnet38_seam.txt")
-    run = train(case, "seam", names, strategy_of(replicas, two_devices), inspect=replicas == 1)
+    run = train(case, "seam", names, strategy_of(replicas, two_replicas), inspect=replicas == 1)
     compare(case, run, seam_terms)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @golden_cases("j_train_ppc")
-def test_pixel_to_prototype_contrast_trains_as_recorded(case, replicas, two_devices):
+def test_pixel_to_prototype_contrast_trains_as_recorded(case, replicas, two_replicas):
     names = golden_file("c_names_resnet38_contrast.txt")
-    run = train(case, "pixel2prototype", names, strategy_of(replicas, two_devices), inspect=replicas == 1)
+    run = train(case, "pixel2prototype", names, strategy_of(replicas, two_replicas), inspect=replicas == 1)
     compare(case, run, contrast_terms)
     for step, recording in enumerate(run.steps):
         for number, labels in enumerate(recording.pseudo_labels or (), start=1):
