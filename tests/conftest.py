@@ -1,6 +1,5 @@
 """What every test shares: where the data beside the project lies."""
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -25,15 +24,15 @@ def _split_cpu():
     """Two logical CPUs for the tests of replicas; TensorFlow allows it only before its first operation."""
     import tensorflow as tf
 
-    cpus = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if tf.config.get_logical_device_configuration(cpu) is None:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
 def pytest_collection_finish(session):
-    """Split the CPU between collection and the first test, if a collected module has imported TensorFlow."""
+    """Split the CPU between collection and the first test; no module may run an operation while imported."""
     if "tensorflow" in sys.modules:
-        with contextlib.suppress(RuntimeError):  # a module ran an operation while it was imported
-            _split_cpu()
+        _split_cpu()
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +40,8 @@ def two_devices():
     """Names of two logical CPUs, for `tf.distribute.MirroredStrategy(two_devices)`."""
     import tensorflow as tf
 
-    with contextlib.suppress(RuntimeError):
-        _split_cpu()
-    devices = tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        pytest.skip("TensorFlow was started before its CPU could be split in two")
-    return [device.name for device in devices[:2]]
+    _split_cpu()
+    return [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
 
 
 @pytest.fixture(scope="session")

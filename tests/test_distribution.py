@@ -21,7 +21,7 @@ from wsss.training.callbacks import read_history
 pytestmark = pytest.mark.slow
 
 # What a sum in another order changes, after eight steps.
-CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from wsss.data.augment import (
     resize_long_side,
 )
 
-UNCHANGED = tf.constant([1.0, 1.0, 1.0, 0.0])
+UNCHANGED = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
 
 
 def draws(augmentation, image_size=32, count=400):

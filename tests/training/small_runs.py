@@ -20,6 +20,7 @@ FLAGS = {
     "batch_size": 4,
     "epochs": 2,
     "learning_rate": 0.01,
+    "new_layer_multiplier": 10,
     "view_scale": 0.5,
 }
 
