@@ -28,4 +28,5 @@ def test_the_demo_goes_from_tags_to_a_report_and_shows_its_commands(tmp_path, ca
 
 def test_a_mistake_ends_the_demo_in_one_line(tmp_path, capsys):
     assert main(["--output", str(tmp_path), "--images", "1"]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at least 40: a batch and a split. Received: 1" in line

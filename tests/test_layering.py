@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wsss"
-BASE = {"errors", "files"}
+BASE = {"errors", "files", "quiet"}
 # What each room may import from its neighbours; itself is always allowed.
 MAY_IMPORT = {
     "errors": set(),
+    "quiet": set(),
+    "flags": {"errors"},
     "files": {"errors"},
     "metrics": {"errors"},
     "interpolation": set(),
@@ -27,7 +29,7 @@ MAY_IMPORT = {
     "layout": BASE,
     "inference": BASE | {"models", "ops", "seeds"},
     "transforms": BASE
-    | {"data", "inference", "layout", "metrics", "models", "ops", "pictures", "refine", "seeds"},
+    | {"data", "flags", "inference", "layout", "metrics", "models", "ops", "pictures", "refine", "seeds"},
 }
 
 

@@ -7,14 +7,14 @@ or a `.weights.h5` file for a network that exists already, as in `python -m wsss
 --backbone_weights FILE`.
 """
 
-import argparse
 import dataclasses
 import logging
 import tempfile
 from pathlib import Path
 
-from wsss import files
+from wsss import files, flags
 from wsss.errors import UserError, program
+from wsss.quiet import import_tensorflow
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".keras", ".weights.h5")
@@ -40,10 +40,9 @@ def parse_options(argv=None) -> Options:
     Raises:
         UserError: a destination that cannot be written.
     """
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m wsss.convert",
         description="Turns published weights (PyTorch .pth, MXNet .params) into a Keras file.",
-        allow_abbrev=False,
     )
     parser.add_argument("source", metavar="SRC", help="file to read, local or gs://")
     parser.add_argument("destination", metavar="DST", help="file to write: .keras or .weights.h5")
@@ -76,6 +75,7 @@ def convert(options: Options) -> None:
     Raises:
         UserError: SRC is missing, damaged, of another kind, or lacks a tensor; the message names the first.
     """
+    import_tensorflow()
     from wsss.models.published import build_network, count_classes, identify
 
     try:

@@ -3,16 +3,12 @@
 Each step is one call of a program of this package, shown as the command that does the same.
 """
 
-import argparse
-import os
 import shlex
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, as in `wsss.train`
-
-from wsss import files
-from wsss.errors import UserError, program
+from wsss import files, flags
+from wsss.errors import program
 
 MODELS = {
     "classifier": "plain classifier, the baseline: the same network on the classification loss alone",
@@ -24,8 +20,6 @@ MODELS = {
 def main(argv=None):
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
     options = make_parser().parse_args(argv)
-    if options.images < 40:
-        raise UserError(f"--images must be at least 40, for a batch and a split. Received: {options.images}.")
     started = time.monotonic()
     data = files.join(options.output, "data")
     draw(data, options.images)
@@ -48,11 +42,12 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the flags."""
-    parser = argparse.ArgumentParser(prog="python -m wsss.demo", description=__doc__, allow_abbrev=False)
+    parser = flags.Parser(prog="python -m wsss.demo", description=__doc__)
     parser.add_argument("--output", default="demo", help="folder for everything (default: demo)")
-    parser.add_argument("--images", type=int, default=240, help="scenes drawn, >= 40 (default: 240)")
+    enough = flags.number(int, lambda value: value >= 40, "a whole number, at least 40: a batch and a split")
+    parser.add_argument("--images", type=enough, default=240, help="scenes drawn, >= 40 (default: 240)")
     parser.add_argument(
-        "--epochs", type=int, default=0, help="epochs of each training (default: the preset's)"
+        "--epochs", type=flags.natural, default=0, help="epochs of each training (default: 0, the preset's)"
     )
     return parser
 

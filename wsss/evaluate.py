@@ -4,7 +4,6 @@ python -m wsss.evaluate --predictions labels --truth shards --split train
 python -m wsss.evaluate --predictions labels/scores --truth masks --output evaluation
 """
 
-import argparse
 import csv
 import io
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from wsss import files
+from wsss import files, flags
 from wsss.data.images import BadImage, decode_mask
 from wsss.data.records import open_collection
 from wsss.errors import UserError, program
@@ -87,7 +86,7 @@ def main(argv=None):
 
 def make_parser():
     """The program's parser."""
-    parser = argparse.ArgumentParser(prog="wsss.evaluate", description=main.__doc__, allow_abbrev=False)
+    parser = flags.Parser(prog="python -m wsss.evaluate", description=main.__doc__)
     add = parser.add_argument
     add(
         "--predictions",
@@ -97,7 +96,11 @@ def make_parser():
     add("--truth", required=True, help="folder of ID.png masks, or a collection with masks")
     add("--split", default="train", help="split of a collection; default train")
     add("--classes", default="", help="text file, a foreground class a line; default: as the collection says")
-    add("--threshold", type=_share, help="of scores: the background's score, in [0, 1]; default: the best")
+    add(
+        "--threshold",
+        type=flags.share,
+        help="of scores: the background's score, in [0, 1]; default: the best",
+    )
     add("--undecided", choices=UNDECIDED, default="wrong", help="what predicted 255 is; default wrong")
     add(
         "--absent",
@@ -310,13 +313,6 @@ def _csv(rows):
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
-
-
-def _share(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1]; got {text}")
-    return value
 
 
 if __name__ == "__main__":

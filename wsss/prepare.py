@@ -10,7 +10,6 @@ The output folder is a data set in TFDS's format (`tfds.builder_from_directory` 
 The same images give the same bytes, whatever the runner.
 """
 
-import argparse
 import contextlib
 import json
 import re
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from wsss import files
+from wsss import files, flags
 from wsss.data.images import MAX_PIXELS
 from wsss.errors import UserError, program
 
@@ -83,11 +82,10 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the program's own flags; Beam parses the rest."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m wsss.prepare",
         description="Makes a collection of shards from images with labels. Images that cannot be used are "
         "counted and listed in errors.jsonl. Beam's own flags (--runner, …) may be added.",
-        allow_abbrev=False,
     )
     source = parser.add_argument_group("source, one of")
     source.add_argument("--images", metavar="DIR", help="folder of images; needs --labels")
@@ -114,7 +112,7 @@ def make_parser():
     )
     folder.add_argument(
         "--val_fraction",
-        type=_fraction,
+        type=flags.fraction,
         metavar="X",
         help="part of the images, in (0, 1), that becomes split val if the table has no splits; default none",
     )
@@ -122,20 +120,20 @@ def make_parser():
     parser.add_argument("--name", default="collection", help="name of the data set; default %(default)s")
     parser.add_argument(
         "--shards",
-        type=_positive,
+        type=flags.count,
         metavar="N",
         help="shards a split, at least 1; default about 500 images in each, but up to 8 for small splits",
     )
     parser.add_argument(
         "--max_pixels",
-        type=_positive,
+        type=flags.count,
         default=MAX_PIXELS,
         metavar="N",
         help="largest area of an image, in pixels, at least 1; default %(default)s",
     )
     parser.add_argument(
         "--max_error_rate",
-        type=_rate,
+        type=flags.share,
         default=1.0,
         metavar="X",
         help="exit code 1 if a larger part of the images, in [0, 1], is refused; default %(default)s, never",
@@ -309,24 +307,6 @@ def _show_progress(images):
             print(f"checked {done} of {images} images", flush=True)
 
     yield tick
-
-
-def _number(convert, allowed, rule):
-    def parse(text):
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not allowed(value):
-            raise argparse.ArgumentTypeError(f"must be {rule}. Received: {text}")
-        return value
-
-    return parse
-
-
-_positive = _number(int, lambda value: value >= 1, "a whole number, at least 1")
-_fraction = _number(float, lambda value: 0 < value < 1, "a number in (0, 1)")
-_rate = _number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 python -m wsss.report LABELS
 """
 
-import argparse
 import base64
 import html
 import io
 
-from wsss import files
+from wsss import files, flags
 from wsss.errors import UserError, program
 
 _STYLE = """
@@ -27,7 +26,7 @@ figcaption { color: #666; font-size: .85em }
 @program
 def main(argv=None):
     """Writes `report.html` anew from the files of a finished run."""
-    parser = argparse.ArgumentParser(prog="wsss.report", description=main.__doc__, allow_abbrev=False)
+    parser = flags.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")
     folder = parser.parse_args(argv).labels
     summary_path, metrics_path = files.join(folder, "summary.json"), files.join(folder, "metrics.json")

@@ -1,25 +1,17 @@
 """`python -m wsss.train`: trains a network on image tags; see `--help`.
 
-What is made of the options stands in `wsss.training`; the training itself is `Model.fit`.
+What is made of the options stands in `wsss.training`; the training itself is `Model.fit`. What can be told
+from the command line and the collection alone is checked before TensorFlow is imported, which takes seconds.
 """
 
-import os
 import sys
-import tempfile
-
-os.environ.setdefault(
-    "TF_CPP_MIN_LOG_LEVEL", "2"
-)  # before TensorFlow: its start-up notes are no user's concern
 
 from wsss import files
-from wsss.data.input_pipeline import steps_per_epoch
 from wsss.data.records import open_collection
 from wsss.errors import program
-from wsss.training import building, callbacks, strategies
-from wsss.training.checkpoint import Progress
-from wsss.training.measure import Measure
+from wsss.quiet import import_tensorflow
 from wsss.training.options import parse_options
-from wsss.training.run_directory import describe, open_run
+from wsss.training.run_directory import open_run
 
 
 @program
@@ -34,10 +26,8 @@ def main(argv=None):
     if options.resume == "auto" and run.is_finished():
         print(f"{run.path} is finished already; --resume never trains it anew.")
         return 0
-    building.set_numerics(options)
-    strategy = strategies.make_strategy(options.strategy, options.cpu_replicas)
     try:
-        failure = train(options, run, strategy, open_training_collection(options, run))
+        failure = _train(options, run)
     except KeyboardInterrupt:
         print(f"Interrupted; the same command goes on with {run.path}.", file=sys.stderr)
         return 130
@@ -48,122 +38,31 @@ def main(argv=None):
     return 0
 
 
-def open_training_collection(options, run):
-    """The collection to train on, drawn into the run directory where none is named."""
+def _train(options, run):
+    """Why the run was stopped early, or None."""
+    collection = None
     if options.data:
-        return open_collection(options.data)
+        collection = open_collection(options.data)
+        collection.shard_paths(options.split)  # a split that is not there is told here
+    import_tensorflow()
+    from wsss.training.building import set_numerics
+    from wsss.training.loop import train
+    from wsss.training.strategies import make_strategy
+
+    set_numerics(options)
+    strategy = make_strategy(options.strategy, options.cpu_replicas)
+    return train(options, run, strategy, collection or _draw_collection(run))
+
+
+def _draw_collection(run):
+    """The built-in collection, drawn into the run directory unless it is there."""
     directory = files.join(run.path, "data")
-    if not files.exists(files.join(directory, "dataset_info.json")):
-        from wsss.data.synthetic import write_synthetic_collection
+    if files.exists(files.join(directory, "dataset_info.json")):
+        return open_collection(directory)
+    from wsss.data.synthetic import write_synthetic_collection
 
-        print(f"No --data: drawing a small collection into {directory}.")
-        return write_synthetic_collection(directory)
-    return open_collection(directory)
-
-
-def train(options, run, strategy, collection):
-    """Trains into a run directory, from where a former run of the same options was stopped.
-
-    Args:
-        options: `TrainingOptions`.
-        run: `RunDirectory`.
-        strategy: `tf.distribute` strategy.
-        collection: `Collection`.
-
-    Returns:
-        Why the run was stopped early, or None.
-    """
-    building.check_data(options, strategy, collection)
-    # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
-    resumed = options.resume == "auto" and files.exists(run.checkpoint)
-    steps = steps_per_epoch(collection, options.split, options.batch_size)
-    with strategy.scope():
-        backbone = building.make_backbone(options)
-        model = building.make_model(options, len(collection.class_names), backbone)
-        building.compile_model(model, options, backbone, steps * options.epochs)
-    strategies.prepare_model(model, strategy, building.batch_shapes(options, collection, strategy))
-    chief = strategies.is_chief(strategy)
-    keeper = callbacks.SafeKeeping(
-        run.checkpoint, steps_per_epoch=steps, save_steps=options.checkpoint_steps, writes=chief
-    )
-    keeper.set_model(model)
-    if resumed:
-        keeper.restore()
-        print(f"Going on with {run.path} after epoch {keeper.progress.epoch}, step {keeper.progress.step}.")
-    else:
-        if chief:
-            run.clear()
-            files.write_json(run.config, describe(options, collection, model, strategy))
-        keeper.save()
-    listeners = make_callbacks(options, run, collection) if chief else []
-    for start, last in spans(keeper.progress, options.epochs):
-        model.fit(
-            building.make_dataset(options, collection, backbone.pad_value, strategy, start),
-            initial_epoch=start.epoch,
-            epochs=last,
-            steps_per_epoch=steps - start.step,
-            callbacks=[*listeners, keeper],
-            verbose=1 if chief and on_terminal() else 0,
-            shuffle=False,
-        )
-        if keeper.failure:
-            break
-    if chief:
-        save(run, model, keeper)
-    return keeper.failure
-
-
-def spans(progress, epochs):
-    """`(where to begin, epoch to end with)` of the calls of `fit` that are left; a part-done epoch is one."""
-    if progress.step:
-        yield progress, progress.epoch + 1
-        progress = Progress(progress.epoch + 1)
-    if progress.epoch < epochs:
-        yield progress, epochs
-
-
-def on_terminal():
-    """Whether a person watches, who gets a bar, rather than a log, which gets lines."""
-    return sys.stdout.isatty()
-
-
-def make_callbacks(options, run, collection):
-    """The callbacks that record a run, in the order in which they see the logs."""
-    measure = None
-    if options.measures:
-        measure = Measure(
-            collection,
-            options.val_split,
-            limit=options.val_images,
-            threshold=options.background_threshold,
-            cam="cam" if options.model == "classifier" else "refined_cam",
-        )
-    return [
-        *([callbacks.Validation(measure)] if measure else []),
-        callbacks.HistoryFile(run.history),
-        callbacks.Summaries(run.tensorboard, measure.pictures if measure else None),
-        *([] if on_terminal() else [callbacks.PlainProgress(interval=options.progress_seconds)]),
-    ]
-
-
-def save(run, model, keeper):
-    """Writes the model, without its optimizer and strategy, and how the run ended."""
-    plain = type(model).from_config(model.get_config())
-    plain.set_weights(model.get_weights())
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        plain.save(path)
-        files.copy(path, run.model)
-    rows = callbacks.read_history(run.history)
-    files.write_json(
-        run.result,
-        {
-            "status": "stopped" if keeper.failure else "finished",
-            "reason": keeper.failure,
-            "steps": keeper.progress.epoch * keeper.steps_per_epoch + keeper.progress.step,
-            "last_epoch": rows[-1] if rows else {},
-        },
-    )
+    print(f"No --data: drawing a small collection into {directory}.")
+    return write_synthetic_collection(directory)
 
 
 if __name__ == "__main__":

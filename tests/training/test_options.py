@@ -1,6 +1,7 @@
 """Flags of the training program."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -58,19 +59,15 @@ def test_values_of_several_numbers_are_written_with_commas():
         (["--long_side", "300,200"], "--long_side"),
         (["--preset", "sem"], "--preset"),
         (["--strategy", "multi_worker"], "--output"),
+        (["--epochs", "many"], "--epochs"),
+        (["--epoch", "3"], "`--epoch`. Did you mean `--epochs`?"),
+        (["--long_side", "1,2,3"], "--long_side: expected LOW,HIGH"),
+        (["--model", "unet"], "--model"),
     ],
 )
 def test_a_wrong_value_names_the_flag(arguments, named):
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=re.escape(named)):
         parse_options(arguments)
-
-
-@pytest.mark.parametrize("arguments", [["--epoch", "3"], ["--long_side", "1,2,3"], ["--model", "unet"]])
-def test_an_unknown_flag_or_form_ends_with_code_2(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse_options(arguments)
-    assert ended.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
 
 
 def test_the_help_names_every_option_and_its_default():

@@ -1,6 +1,5 @@
 """`wsss.transforms.runner`: Beam's flags and the local runner."""
 
-import argparse
 import os
 
 import apache_beam as beam
@@ -10,11 +9,12 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from wsss.errors import UserError
+from wsss.flags import Parser
 from wsss.transforms.runner import is_local, make_pipeline, split_arguments
 
 
 def _parser():
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = Parser()
     parser.add_argument("--output")
     return parser
 

@@ -16,6 +16,7 @@ from wsss import files
 from wsss.data import images
 from wsss.data.tfrecord import decode_example, encode_example, read_records
 from wsss.errors import UserError
+from wsss.quiet import import_tensorflow
 
 _INFO = "dataset_info.json"
 _SHARD = "{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
@@ -230,6 +231,7 @@ def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, 
     Returns:
         The `Collection`.
     """
+    import_tensorflow()
     import numpy as np
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import typing
 
+from wsss import flags
 from wsss.errors import UserError
 from wsss.presets import PRESETS, preset
 
@@ -152,7 +153,7 @@ def parse_options(argv=None):
     Raises:
         UserError: a value is out of range.
     """
-    presets = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    presets = flags.Parser(add_help=False)
     presets.add_argument("--preset", default="")
     presets.add_argument("--data", default="")
     early, _ = presets.parse_known_args(argv)
@@ -182,10 +183,9 @@ def preset_values(name):
 
 def make_parser():
     """The argument parser, one flag a field of `TrainingOptions`."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m wsss.train",
         description="Trains a network on image tags, so that its class activation maps become masks.",
-        allow_abbrev=False,
     )
     names = ", ".join(["built_in", *PRESETS])
     parser.add_argument("--preset", default="", help=f"defaults of a published protocol: {names}")

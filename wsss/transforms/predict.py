@@ -9,6 +9,7 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 
 from wsss.data.images import decode_image
+from wsss.quiet import import_tensorflow
 from wsss.transforms.failures import FAILURES, Failure, reason
 from wsss.transforms.read import Item
 
@@ -52,6 +53,7 @@ class CamModelHandler(ModelHandler):
 
     def load_model(self):
         """The predictor; a process keeps the latest one, also from one pipeline to the next."""
+        import_tensorflow()
         from wsss.inference import cached_predictor
 
         return cached_predictor(*self._load)

@@ -8,6 +8,7 @@ import apache_beam as beam
 import numpy as np
 
 from wsss.data.images import decode_image
+from wsss.quiet import import_tensorflow
 from wsss.seeds import (
     IGNORE,
     background_scores,
@@ -207,6 +208,7 @@ def _refine_walk(scored, background, predictor, beta, steps):
 
     if not scored.keys:
         return scored
+    import_tensorflow()
     network = cached_affinity_predictor(*predictor)
     weights = np.ascontiguousarray(np.moveaxis(network.predict(_image(scored)), -1, 0))
     stacked = np.concatenate([background(scored.scores)[None], scored.scores])
@@ -227,6 +229,7 @@ def _refine_pamr(scored, iterations):
 @functools.lru_cache(maxsize=1)
 def pamr_of_any_size(iterations):
     """`wsss.ops.pamr.refine_masks` as one graph for every size and number of classes."""
+    import_tensorflow()
     import tensorflow as tf
 
     from wsss.ops.pamr import refine_masks

@@ -6,13 +6,13 @@ to download and start another runner (Prism) first, and falls back silently.
 """
 
 import argparse
-import difflib
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
 from wsss.errors import UserError
+from wsss.flags import Parser, unknown_flag
 
 _LOCAL_RUNNERS = frozenset({"direct", "fnapi"})
 
@@ -22,7 +22,7 @@ def split_arguments(argv, parser):
 
     Args:
         argv: list of str, the command line without the program's name; None takes the process's own.
-        parser: the program's `argparse.ArgumentParser`, made with `allow_abbrev=False`.
+        parser: the program's `wsss.flags.Parser`.
 
     Returns:
         `(namespace, beam_argv)`: the program's flags parsed, and the rest, every one of which Beam knows.
@@ -34,11 +34,7 @@ def split_arguments(argv, parser):
     known = _beam_parser()
     _, unknown = known.parse_known_args(beam_argv)
     if unknown:
-        flag = unknown[0].split("=")[0]
-        flags = {*parser._option_string_actions, *known._option_string_actions}
-        near = difflib.get_close_matches(flag, sorted(flags), n=1)
-        remedy = f"Did you mean `{near[0]}`?" if near else "`--help` lists the flags."
-        raise UserError(f"Unknown argument `{unknown[0]}`: neither ours nor Beam's. {remedy}")
+        raise unknown_flag(unknown[0], parser, known)
     return namespace, beam_argv
 
 
@@ -87,7 +83,7 @@ def _local_runner(options):
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
 
 
-class _BeamParser(argparse.ArgumentParser):
+class _BeamParser(Parser):
     """Collects the flags of every options class, which may define the same flag twice."""
 
     def add_argument(self, *args, **kwargs):
@@ -104,7 +100,7 @@ class _BeamParser(argparse.ArgumentParser):
 
 
 def _beam_parser():
-    parser = _BeamParser(allow_abbrev=False, add_help=False)
+    parser = _BeamParser(add_help=False)
     classes = [PipelineOptions]
     while classes:
         options_class = classes.pop(0)

@@ -1,0 +1,63 @@
+"""Imports TensorFlow without the notes that it starts with, so that a user's error is the only line.
+
+TensorFlow says on every start that there is no GPU driver, which CPU instructions it uses and that its log is
+not set up yet. It does so before it reads `TF_CPP_MIN_LOG_LEVEL`, from C++, past `sys.stderr`. So standard
+error goes through a filter for as long as the import takes. The filter is a process of its own (this file run
+as a program): should TensorFlow abort, on a CPU without AVX say, its last words still come through.
+
+Whoever sets `TF_CPP_MIN_LOG_LEVEL` to 0 or 1 wants to hear it all, and does.
+"""
+
+import contextlib
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+
+# What is told on every healthy start: all of level "info", and that there is no GPU (303: no driver).
+_NOTE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog"
+    rb"|I\d{4} "
+    rb"|E\d{4} .*failed call to cuInit.*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
+    rb"|[EW]\d{4} .*(Unable to register cu\w+ factory|computation placer already registered)"
+)
+
+
+def import_tensorflow():
+    """Imports TensorFlow, once in a process, and looks for devices; warnings and errors are heard as ever."""
+    if "tensorflow" in sys.modules:
+        return
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with contextlib.nullcontext() if level in ("0", "1") else _filtered_stderr():
+        importlib.import_module("tensorflow").config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _filtered_stderr():
+    """Sends what is written to standard error, also from C++, through `_copy_all_but_notes`."""
+    sys.stderr.flush()
+    command = [sys.executable, "-I", "-S", __file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as reader:
+        ours = os.dup(2)
+        os.dup2(reader.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(ours, 2)
+            os.close(ours)
+
+
+def _copy_all_but_notes():
+    """Copies standard input to standard error, line by line, without the notes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that we listen to
+    for line in sys.stdin.buffer:
+        if not _NOTE.match(line):
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+if __name__ == "__main__":
+    _copy_all_but_notes()
