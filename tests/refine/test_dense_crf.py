@@ -16,11 +16,11 @@ from wsss.refine.dense_crf import (
     PRESETS,
     CRFParameters,
     DenseCRF,
-    _choose_layout,
     _LatticeCache,
     unary_from_labels,
     unary_from_probabilities,
 )
+from wsss.refine.mean_field import _choose_layout
 
 
 def photograph(height, width, seed=0):
