@@ -1,6 +1,7 @@
 """Reading shards into batches."""
 
 import pytest
+from PIL import Image
 
 from tests.beam_outputs import outputs_of
 from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
@@ -32,11 +33,38 @@ def test_batches_hold_images_of_one_shard_and_one_size(collection):
 
 
 def test_shards_of_a_collection_are_its_files(collection):
-    source = open_source(collection, "train", previews=4)
+    source = open_source(collection, "train")
     assert source.collection.class_names == CLASS_NAMES
     assert [shard.name for shard in source.shards] == [f"train-{index:05d}-of-00003" for index in range(3)]
     assert [shard.images for shard in source.shards] == [4, 4, 4]
-    assert sum(shard.previews for shard in source.shards) == 4
+
+
+@pytest.mark.parametrize(
+    ("previews", "positions"),
+    [(0, [(), (), ()]), (2, [(3,), (), (1,)]), (3, [(2,), (2,), (2,)]), (99, [(0, 1, 2, 3)] * 3)],
+)
+def test_pictures_are_of_images_spaced_evenly_over_the_split(collection, previews, positions):
+    source = open_source(collection, "train", previews=previews)
+    assert [shard.previews for shard in source.shards] == positions
+    batches, _ = read(source)
+    chosen = sum(item.preview for batch in batches for item in batch)
+    assert chosen == min(previews, 12)
+
+
+def test_pictures_of_a_folder_are_spaced_evenly_over_its_names(tmp_path):
+    write_images(tmp_path, [f"{index}.png" for index in range(9)])
+    batches, _ = read(open_source(str(tmp_path), "all", images_per_shard=2, previews=3))
+    chosen = [item.record.image_id for batch in batches for item in batch if item.preview]
+    assert sorted(chosen) == ["1", "4", "7"]
+
+
+def test_images_of_a_format_that_is_not_read_are_counted(tmp_path):
+    write_images(tmp_path, ["a.png"])
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.webp")
+    batches, (failure,) = read(open_source(str(tmp_path), "all"))
+    assert [item.record.image_id for batch in batches for item in batch] == ["a"]
+    assert (failure.image_id, failure.stage) == ("b", "decode")
+    assert "Convert it to JPEG or PNG" in failure.reason
 
 
 def test_a_record_that_cannot_be_parsed_costs_itself(collection):

@@ -11,16 +11,12 @@ import numpy as np
 
 from wsss import files
 from wsss.data import coco
-from wsss.data.images import MAX_PIXELS, BadImage, decode_mask, encode_mask, inspect_image
+from wsss.data.images import MAX_PIXELS, BadImage, decode_mask, encode_mask, inspect_image, is_image
 from wsss.data.label_table import parse_class_names, parse_label_table
 from wsss.data.records import Record
 from wsss.data.source import Item, Problem, Source
 from wsss.errors import UserError
 
-_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif"),
-    *(".webp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2"),  # refused, but not overlooked
-)
 _IGNORE = 255
 
 
@@ -52,7 +48,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
     matched = {path for path, _ in chosen}
     for path in sorted(paths.keys() - matched):
         stem = _stem(path)
-        if _is_image(path) and not {path, stem} & (mentioned | {problem.id for problem in problems}):
+        if is_image(path) and not {path, stem} & (mentioned | {problem.id for problem in problems}):
             remedy = "Give it a row in the table, of zeros if it shows none of the classes."
             problems.append(Problem(stem, "table", "unlabelled", f"{path} has no row.", remedy))
     stems = defaultdict(int)
@@ -67,7 +63,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
     notes = []
     if table.ignored_columns:
         notes.append(f"columns of the table not used: {', '.join(table.ignored_columns)}")
-    other = sum(not _is_image(path) for path in paths.keys() - matched)
+    other = sum(not is_image(path) for path in paths.keys() - matched)
     if other:
         notes.append(f"files in the folder that are no images: {other}")
     unused = len(mask_paths.keys() - {_stem(path) for path in matched})
@@ -144,7 +140,7 @@ def _match(rows, paths):
     """Finds the file of each row: `([(path, row)], problems)`, each path at most once."""
     by_stem = defaultdict(list)
     for path in sorted(paths):
-        if _is_image(path):
+        if is_image(path):
             by_stem[_stem(path)].append(path)
     of_path, problems = defaultdict(list), []
     for row in rows:
@@ -193,9 +189,5 @@ def _read_text(path, flag):
         raise UserError(f"`{flag}` must be a readable UTF-8 file. Received: {path} ({error}).") from error
 
 
-def _is_image(path):
-    return path.lower().endswith(_SUFFIXES)
-
-
 def _stem(path):
-    return path.rsplit(".", 1)[0] if _is_image(path) else path
+    return path.rsplit(".", 1)[0] if is_image(path) else path

@@ -11,6 +11,10 @@ from PIL import Image
 
 MAX_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")  # what TensorFlow decodes; MPO is a JPEG with extras
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif"),
+    *(".webp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2"),  # refused, but not overlooked
+)
 _ORIENTATION_TAG = 0x0112
 
 
@@ -37,6 +41,11 @@ class ImageFacts(NamedTuple):
     height: int
     width: int
     orientation: int
+
+
+def is_image(path):
+    """Whether a file is an image by its name; one of a format that is not read is refused later, with why."""
+    return path.lower().endswith(_SUFFIXES)
 
 
 def inspect_image(data, max_pixels=MAX_PIXELS):

@@ -11,13 +11,11 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from wsss import files
-from wsss.data.images import BadImage, inspect_image
+from wsss.data.images import BadImage, inspect_image, is_image
 from wsss.data.records import Collection, Record, open_collection
 from wsss.data.tfrecord import read_records
 from wsss.errors import UserError
 from wsss.transforms.failures import FAILURES, Failure, reason
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 class Item(NamedTuple):
@@ -44,7 +42,7 @@ class InputShard:
         images: number of images in it.
         record_path: the TFRecord file, or None.
         image_paths: of a folder, `(image_id, path)` each.
-        previews: number of images, the first ones, of which pictures are wanted.
+        previews: positions in the shard of the images of which pictures are wanted.
         limit: number of images, the first ones, that are read; None reads all.
     """
 
@@ -53,7 +51,7 @@ class InputShard:
     images: int
     record_path: str | None = None
     image_paths: tuple[tuple[str, str], ...] = ()
-    previews: int = 0
+    previews: tuple[int, ...] = ()
     limit: int | None = None
 
 
@@ -77,7 +75,7 @@ def open_source(data, split, *, images_per_shard=64, previews=0, leave_out=""):
         data: directory or `gs://…` of a collection, name of a TFDS data set, or a folder of images.
         split: name of the split; for a folder of images it only names the shards.
         images_per_shard: of a folder, how many images make a shard, about.
-        previews: number of images in all of which pictures are wanted.
+        previews: number of images in all of which pictures are wanted; they are spaced evenly.
         leave_out: a folder whose files are no images to be read, such as the output within the folder.
 
     Raises:
@@ -88,16 +86,16 @@ def open_source(data, split, *, images_per_shard=64, previews=0, leave_out=""):
         return Source(_folder_shards(data, split, images_per_shard, previews, leave_out))
     collection = open_collection(data)
     paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
-    wanted = _spread(previews, len(paths))
+    wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
     shards = tuple(
         InputShard(
             name=_shard_name(split, index, len(paths)),
             source=f"{length} records",
             images=length,
             record_path=path,
-            previews=wanted[index],
+            previews=tuple(position - start for position in wanted if start <= position < start + length),
         )
-        for index, (path, length) in enumerate(zip(paths, lengths, strict=True))
+        for index, (path, length, start) in enumerate(zip(paths, lengths, starts))
     )
     return Source(shards, collection)
 
@@ -132,13 +130,11 @@ class _ReadShard(beam.DoFn):
 
     def process(self, shard):
         waiting = defaultdict(list)
-        count = 0
-        for outcome in itertools.islice(self._read(shard), shard.limit):
+        for position, outcome in enumerate(itertools.islice(self._read(shard), shard.limit)):
             if isinstance(outcome, Failure):
                 yield beam.pvalue.TaggedOutput(FAILURES, outcome)
                 continue
-            item = Item(shard.name, outcome, count < shard.previews)
-            count += 1
+            item = Item(shard.name, outcome, position in shard.previews)
             batch = waiting[outcome.height, outcome.width]
             batch.append(item)
             if len(batch) == self._batch_size:
@@ -184,26 +180,23 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
     paths = [
         path
         for path in files.list_files(files.join(files.escape(folder), "**"))
-        if _is_image(path) and not (left_out and path.startswith(left_out))
+        if is_image(path) and not (left_out and path.startswith(left_out))
     ]
     if not paths:
-        raise UserError(
-            f"{folder} holds neither a collection (no dataset_info.json) nor images "
-            f"({', '.join(IMAGE_SUFFIXES)})."
-        )
+        raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
     named = _name_images(folder, paths)
     shards = -(-len(named) // images_per_shard)
     members = [[] for _ in range(shards)]
     for image_id, path in named:
         members[zlib.crc32(image_id.encode()) % shards].append((image_id, path))
-    wanted = _spread(previews, shards)
+    wanted = {named[position] for position in _spaced(previews, len(named))}
     return tuple(
         InputShard(
             name=_shard_name(split, index, shards),
             source=hashlib.sha256("\n".join(image_id for image_id, _ in each).encode()).hexdigest()[:16],
             images=len(each),
             image_paths=tuple(each),
-            previews=wanted[index],
+            previews=tuple(position for position, member in enumerate(each) if member in wanted),
         )
         for index, each in enumerate(members)
     )
@@ -220,14 +213,16 @@ def _name_images(folder, paths):
     ]
 
 
-def _is_image(path):
-    return path.lower().endswith(IMAGE_SUFFIXES)
-
-
 def _shard_name(split, index, count):
     return f"{split}-{index:05d}-of-{count:05d}"
 
 
 def _spread(total, shards):
-    """Spreads a number of previews evenly over shards."""
+    """Spreads a number of images evenly over shards."""
     return [(index + 1) * total // shards - index * total // shards for index in range(shards)]
+
+
+def _spaced(wanted, images):
+    """Positions of at most `wanted` of so many images, evenly spaced."""
+    wanted = min(wanted, images)
+    return [(2 * index + 1) * images // (2 * wanted) for index in range(wanted)]
