@@ -13,6 +13,7 @@ from wsss.data.records import Record, format_example, shard_name, write_metadata
 from wsss.data.tfrecord import write_records
 
 CLASS_NAMES = ("cat", "dog", "cow")
+FLAGS = ("--runner=DirectRunner", "--scales", "0.5,1", "--previews", "2")
 SIZES = ((24, 32), (32, 24), (24, 32), (17, 23))
 
 
@@ -94,3 +95,10 @@ def tree(folder):
     """Relative path -> bytes of every file in a folder."""
     folder = Path(folder)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def label(output, run, *flags):
+    """Runs the program on a run's own data, with `FLAGS` and others; its exit code."""
+    from wsss.pseudo_labels import main
+
+    return main([*FLAGS, "--model", run, "--output", str(output), "--save_scores", *flags])

@@ -1,12 +1,8 @@
-"""The pipeline through its program: what lies on disk afterwards, and what a second run makes of it."""
+"""What lies on disk after the pipeline has run, through its program."""
 
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import keras
@@ -15,15 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.gcs_emulator import emulated_bucket
-from tests.pseudo_label_cases import (
-    CLASS_NAMES,
-    corrupt,
-    make_records,
-    tree,
-    write_affinity_run,
-    write_collection,
-    write_run,
-)
+from tests.pseudo_label_cases import CLASS_NAMES, label, tree, write_affinity_run, write_collection
 from tests.test_inference import straightforward_sum
 from wsss import files
 from wsss.data.images import decode_image, decode_mask
@@ -32,41 +20,10 @@ from wsss.evaluate import main as evaluate
 from wsss.layout import decode_scores
 from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
 from wsss.predict import main as predict
-from wsss.pseudo_labels import main
 from wsss.report import main as report
 from wsss.seeds import background_scores, mask_from_scores, normalize_scores
 
-SCALES = (0.5, 1.0)
-FLAGS = ["--runner=DirectRunner", "--scales", "0.5,1", "--previews", "2"]
-
-
-@pytest.fixture(scope="module")
-def records():
-    return make_records()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, records):
-    folder = tmp_path_factory.mktemp("data")
-    write_collection(str(folder), records)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, data):
-    return str(write_run(tmp_path_factory.mktemp("run"), data))
-
-
-@pytest.fixture(scope="module")
-def labels(tmp_path_factory, run):
-    """The output of one undisturbed run."""
-    output = tmp_path_factory.mktemp("output") / "labels"
-    assert main([*FLAGS, "--model", run, "--output", str(output), "--save_scores"]) == 0
-    return output
-
-
-def label(output, run, *flags):
-    return main([*FLAGS, "--model", run, "--output", str(output), "--save_scores", *flags])
+SCALES = (0.5, 1.0)  # those of `tests.pseudo_label_cases.FLAGS`
 
 
 def expected_scores(model, record):
@@ -134,80 +91,6 @@ def test_the_report_can_be_written_anew_from_the_files(labels, tmp_path, capsys)
     assert tree(tmp_path / "labels") == tree(labels)
     assert report([str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
-
-
-def test_two_runs_give_the_same_bytes(labels, run, tmp_path):
-    assert label(tmp_path, run) == 0
-    assert tree(tmp_path) == tree(labels)
-
-
-def test_a_second_run_skips_what_is_done(labels, run, capsys):
-    before = {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
-    content = tree(labels)
-    assert label(labels, run) == 0
-    assert "3 of 3 shards are done already" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()} == before
-    assert tree(labels) == content
-
-
-def test_a_run_goes_on_where_shards_are_missing(labels, run, tmp_path):
-    shutil.copytree(labels, tmp_path / "labels")
-    (tmp_path / "labels" / "manifests" / "train-00001-of-00003.json").unlink()
-    for name in ("summary.json", "masks/image_01.png"):
-        (tmp_path / "labels" / name).unlink()
-    (tmp_path / "labels" / "masks" / ".image_04.png.abc.unfinished").write_bytes(b"half")
-    assert label(tmp_path / "labels", run) == 0
-    assert tree(tmp_path / "labels") == tree(labels)
-
-
-def test_other_options_are_an_error_and_overwrite_redoes_all(labels, run, tmp_path, capsys):
-    shutil.copytree(labels, tmp_path / "labels")
-    assert label(tmp_path / "labels", run, "--background_alpha", "4") == 2
-    error = capsys.readouterr().err
-    assert "background_alpha None there, 4.0 here" in error
-    assert error.count("\n") == 1
-    (tmp_path / "labels" / "mine.txt").write_text("kept")
-    assert label(tmp_path / "labels", run, "--background_alpha", "4", "--overwrite") == 0
-    summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
-    assert summary["options"]["background_threshold"] is None
-    assert (tmp_path / "labels" / "mine.txt").read_text() == "kept"
-    assert tree(tmp_path / "labels")["masks/image_01.png"] != tree(labels)["masks/image_01.png"]
-
-
-def test_one_corrupt_image_costs_one_line_and_nothing_else(labels, run, records, tmp_path):
-    damaged = [corrupt(record) if index == 5 else record for index, record in enumerate(records)]
-    write_collection(str(tmp_path / "data"), damaged)
-    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 0
-    (line,) = (tmp_path / "labels" / "errors.jsonl").read_text().splitlines()
-    error = json.loads(line)
-    assert (error["id"], error["stage"]) == ("image_05", "decode")
-    expected = {
-        name: content for name, content in tree(labels).items() if name.startswith(("masks", "scores"))
-    }
-    del expected["masks/image_05.png"], expected["scores/image_05.npz"]
-    ours = tree(tmp_path / "labels")
-    assert {
-        name: content for name, content in ours.items() if name.startswith(("masks", "scores"))
-    } == expected
-
-
-def test_too_many_failures_fail_the_job_but_keep_the_rest(run, records, tmp_path, capsys):
-    damaged = [corrupt(record) if index < 5 else record for index, record in enumerate(records)]
-    write_collection(str(tmp_path / "data"), damaged)
-    flags = ("--data", str(tmp_path / "data"), "--max_error_rate", "0.4")
-    assert label(tmp_path / "labels", run, *flags) == 1
-    assert "5 of 12 images failed" in capsys.readouterr().err
-    assert len(list((tmp_path / "labels" / "masks").iterdir())) == 7
-
-
-def test_a_damaged_shard_costs_its_images_only(run, records, tmp_path):
-    write_collection(str(tmp_path / "data"), records)
-    shard = tmp_path / "data" / "tiny-train.tfrecord-00001-of-00003"
-    shard.write_bytes(shard.read_bytes()[:-50])
-    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 0
-    (line,) = (tmp_path / "labels" / "errors.jsonl").read_text().splitlines()
-    assert json.loads(line)["stage"] == "read"
-    assert len(list((tmp_path / "labels" / "masks").iterdir())) == 11
 
 
 def test_records_are_a_collection_with_the_pseudo_labels_for_masks(labels, run, records, tmp_path):
@@ -295,79 +178,6 @@ def test_labels_for_an_affinity_network_are_a_collection_with_undecided_pixels(r
     }
     assert 255 in found
     assert found <= {0, 1, 2, 3, 255}
-
-
-def test_a_folder_without_tags_cannot_have_true_labels(run, tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(make_records(1)[0].image_bytes)
-    assert label(tmp_path / "labels", run, "--data", str(tmp_path)) == 2
-    assert "--image_labels predicted" in capsys.readouterr().err
-
-
-def test_bare_the_newest_run_and_its_data_are_taken(labels, run, tmp_path, monkeypatch):
-    for name in ("seam-1", "seam-2"):
-        shutil.copytree(run, tmp_path / "runs" / name)
-    os.utime(tmp_path / "runs" / "seam-1" / "model.keras", (0, 0))
-    monkeypatch.chdir(tmp_path)
-    assert main(["--scales", "0.5,1"]) == 0
-    ours = tree(tmp_path / "runs" / "seam-2" / "pseudo_labels" / "train" / "masks")
-    assert ours == tree(labels / "masks")
-
-
-def test_classes_of_model_and_collection_must_agree(run, records, tmp_path, capsys):
-    write_collection(str(tmp_path / "data"), records, class_names=("cat", "cow", "dog"))
-    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 2
-    assert "other classes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--background_treshold", "0.3"], "Did you mean `--background_threshold`?"),
-        (["--background_threshold", "0.3", "--background_alpha", "4"], "one of"),
-        (["--model", "nowhere"], "no model at nowhere"),
-        (["--data", "nowhere/at-all"], "nowhere/at-all"),
-        (["--split", "test"], "no split `test`"),
-    ],
-)
-def test_a_users_mistake_is_one_line(run, tmp_path, capsys, flags, message):
-    assert label(tmp_path / "labels", run, *flags) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "flags", [["--scales", "0,1"], ["--background_threshold", "1.5"], ["--refine", "magic"], ["--scal", "1"]]
-)
-def test_a_bad_value_ends_with_code_two(run, tmp_path, capsys, flags):
-    assert label(tmp_path / "labels", run, *flags) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert flags[0] in line
-
-
-@pytest.mark.slow
-def test_worker_processes_give_the_same_bytes(labels, run, tmp_path):
-    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    assert label(tmp_path, run, *flags) == 0
-    assert tree(tmp_path) == tree(labels)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(labels, run, tmp_path):
-    command = [sys.executable, str(Path(__file__).parents[1] / "pipelines" / "pseudo_labels.py"), *FLAGS]
-    command += ["--model", run, "--output", str(tmp_path), "--save_scores", "--images_per_wave", "4"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and not list(tmp_path.glob("manifests/*.json")):
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "summary.json").exists()
-    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
-    assert tree(tmp_path) == tree(labels)
 
 
 @pytest.mark.slow

@@ -1,0 +1,86 @@
+"""The pipeline run again, stopped, or run by other processes: the same bytes, and nothing done twice."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pseudo_label_cases import FLAGS, label, tree
+from wsss.pseudo_labels import main
+
+
+def test_two_runs_give_the_same_bytes(labels, run, tmp_path):
+    assert label(tmp_path, run) == 0
+    assert tree(tmp_path) == tree(labels)
+
+
+def test_a_second_run_skips_what_is_done(labels, run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
+    content = tree(labels)
+    assert label(labels, run) == 0
+    assert "3 of 3 shards are done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()} == before
+    assert tree(labels) == content
+
+
+def test_a_run_goes_on_where_shards_are_missing(labels, run, tmp_path):
+    shutil.copytree(labels, tmp_path / "labels")
+    (tmp_path / "labels" / "manifests" / "train-00001-of-00003.json").unlink()
+    for name in ("summary.json", "masks/image_01.png"):
+        (tmp_path / "labels" / name).unlink()
+    (tmp_path / "labels" / "masks" / ".image_04.png.abc.unfinished").write_bytes(b"half")
+    assert label(tmp_path / "labels", run) == 0
+    assert tree(tmp_path / "labels") == tree(labels)
+
+
+def test_other_options_are_an_error_and_overwrite_redoes_all(labels, run, tmp_path, capsys):
+    shutil.copytree(labels, tmp_path / "labels")
+    assert label(tmp_path / "labels", run, "--background_alpha", "4") == 2
+    error = capsys.readouterr().err
+    assert "background_alpha None there, 4.0 here" in error
+    assert error.count("\n") == 1
+    (tmp_path / "labels" / "mine.txt").write_text("kept")
+    assert label(tmp_path / "labels", run, "--background_alpha", "4", "--overwrite") == 0
+    summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
+    assert summary["options"]["background_threshold"] is None
+    assert (tmp_path / "labels" / "mine.txt").read_text() == "kept"
+    assert tree(tmp_path / "labels")["masks/image_01.png"] != tree(labels)["masks/image_01.png"]
+
+
+def test_bare_the_newest_run_and_its_data_are_taken(labels, run, tmp_path, monkeypatch):
+    for name in ("seam-1", "seam-2"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    os.utime(tmp_path / "runs" / "seam-1" / "model.keras", (0, 0))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--scales", "0.5,1"]) == 0
+    ours = tree(tmp_path / "runs" / "seam-2" / "pseudo_labels" / "train" / "masks")
+    assert ours == tree(labels / "masks")
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_bytes(labels, run, tmp_path):
+    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    assert label(tmp_path, run, *flags) == 0
+    assert tree(tmp_path) == tree(labels)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(labels, run, tmp_path):
+    command = [sys.executable, str(Path(__file__).parents[2] / "pipelines" / "pseudo_labels.py"), *FLAGS]
+    command += ["--model", run, "--output", str(tmp_path), "--save_scores", "--images_per_wave", "4"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not list(tmp_path.glob("manifests/*.json")):
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "summary.json").exists()
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert tree(tmp_path) == tree(labels)
