@@ -59,13 +59,6 @@ def list_files(pattern):
     return sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
 
 
-def make_dirs(path):
-    """Makes a folder and its parents where they are missing; object stores have none and need none."""
-    path = os.fspath(path)
-    if not is_remote(path):
-        os.makedirs(path, exist_ok=True)
-
-
 def remove(path):
     """Removes a file; one that is not there is no error."""
     path = os.fspath(path)

@@ -34,7 +34,6 @@ class Preset:
         frozen_layers: names of stages of the backbone that are not trained.
         dropout: use the spatial dropout of the backbone.
         long_side: range in pixels from which the long side of an image is drawn; None: no rescaling.
-        scale_range: range of the relative rescaling; None: no such rescaling.
         jitter: brightness, contrast, saturation, hue.
         flip: mirror half of the images.
         view: how the second view is made, None where there is only one.
@@ -61,7 +60,6 @@ class Preset:
     frozen_layers: tuple[str, ...] = ("conv1a", "b2", "b2_1", "b2_2")
     dropout: bool = True
     long_side: tuple[int, int] | None = (448, 768)
-    scale_range: tuple[float, float] | None = None
     jitter: tuple[float, float, float, float] = (0.3, 0.3, 0.3, 0.1)
     flip: bool = True
     view: Literal["rescale"] | None = "rescale"

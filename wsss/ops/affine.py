@@ -127,7 +127,7 @@ def warp(images, affine, fill_mode="constant", fill_value=0.0):
     dtype = images.dtype
     images = ops.cast(images, "float32")
     batch, height, width, channels = ops.shape(images)
-    y, x = _source_positions(affine, batch, height, width)
+    y, x = _source_positions(affine, height, width)
     flat = ops.reshape(images, (-1, channels))
     first_row = ops.arange(batch, dtype="int32")[:, None] * (height * width)
     y0, x0 = ops.floor(y), ops.floor(x)
@@ -285,7 +285,7 @@ def _sign(flag):
     return ops.where(flag > 0.5, -1.0, 1.0)
 
 
-def _source_positions(affine, batch, height, width):
+def _source_positions(affine, height, width):
     """Position in the source, in pixels from the first one's centre, of every pixel of the result."""
     rows, columns = (ops.arange(side, dtype="float32") for side in (height, width))
     height, width = ops.cast(height, "float32"), ops.cast(width, "float32")

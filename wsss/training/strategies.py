@@ -43,11 +43,6 @@ def is_chief(strategy):
     )
 
 
-def on_cpu():
-    """Whether TensorFlow sees no accelerator."""
-    return not (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
-
-
 def prepare_model(model, strategy, batch_shapes):
     """Works around two faults of Keras 3 under `MultiWorkerMirroredStrategy`; nothing else is touched.
 
