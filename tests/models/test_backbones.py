@@ -256,6 +256,17 @@ def test_correlation_feature_joins_colour_and_two_stages(own_network):
     assert backbone.correlation_feature().shape[-1] == 192
 
 
+def test_a_standardized_correlation_feature_is_blind_to_what_all_pixels_share(own_network):
+    backbone = build_backbone(own_network, output_stride=8)
+    model = keras.Model(backbone.input, backbone.correlation_feature(standardize=True))
+    images = images_and_labels(1, 40, 56)[0]
+    feature = to_numpy(model(images))
+    np.testing.assert_allclose(feature.mean(axis=(1, 2)), 0, atol=1e-4 * np.abs(feature).max())
+    joined = keras.Model(backbone.input, model.get_layer("correlation_standardized").output)
+    colour = to_numpy(joined(images))[..., :3]
+    np.testing.assert_allclose(colour.std(axis=(1, 2)), 1, atol=0.05)
+
+
 def test_mistakes_are_named(own_network, tmp_path):
     with pytest.raises(ValueError, match="MobileNetV2"):
         build_backbone("MobileNet17")

@@ -52,12 +52,13 @@ class Backbone:
     preprocessing: str
     pad_value: tuple[float, float, float]
 
-    def correlation_feature(self, channels=(64, 128), embedding=192):
+    def correlation_feature(self, channels=(64, 128), embedding=192, standardize=False):
         """A new embedding of colour, the two stages before the last: what SEAM compares pixels by.
 
         Args:
             channels: channels of the two embedded stages.
             embedding: channels of the result.
+            standardize: see `correlation_embedding`.
 
         Returns:
             Keras tensor (batch, *size of `feature`, embedding).
@@ -65,7 +66,13 @@ class Backbone:
         shallowest, *_ = stages = list(self.stages.values())
         low, high = ([shallowest] * 2 + stages[:-1])[-2:]
         return correlation_embedding(
-            self.normalized, low, high, self.feature, channels=channels, embedding=embedding
+            self.normalized,
+            low,
+            high,
+            self.feature,
+            channels=channels,
+            embedding=embedding,
+            standardize=standardize,
         )
 
 

@@ -133,7 +133,7 @@ def strongest_class(cam, epsilon=1e-5):
 
 
 def correlation_embedding(
-    image, low_feature, high_feature, like, *, channels=(64, 128), embedding=192, names=None
+    image, low_feature, high_feature, like, *, channels=(64, 128), embedding=192, standardize=False
 ):
     """The feature in which SEAM compares pixels: colour and two stages of the backbone, embedded.
 
@@ -147,22 +147,28 @@ def correlation_embedding(
         like: Keras tensor whose height and width the result has.
         channels: channels of the two embedded stages.
         embedding: channels of the result.
-        names: names of the three convolutions.
+        standardize: every one of the 195 channels has mean 0 and variance 1 over the positions of an image.
+            As released (False), what all positions have in common makes all alike: with the features of
+            MobileNetV2 99.5 % of the pairs are positive, and the refined map is wide.
 
     Returns:
         Keras tensor (batch, *size of `like`, embedding).
     """
-    names = names or ("correlation_low", "correlation_high", "correlation_embedding")
     parts = [ResizeLike()([image, like])]
-    for feature, width, name in zip((low_feature, high_feature), channels, names[:2]):
+    stages = zip((low_feature, high_feature), channels, ("correlation_low", "correlation_high"))
+    for feature, width, name in stages:
         convolution = layers.Conv2D(
             width, 1, use_bias=False, activation="relu", kernel_initializer="he_normal", name=name
         )
         parts.append(ResizeLike()([convolution(StopGradient()(feature)), like]))
+    joined = layers.Concatenate()(parts)
+    if standardize:
+        each_channel = {"groups": -1, "center": False, "scale": False}
+        joined = layers.GroupNormalization(**each_channel, name="correlation_standardized")(joined)
     xavier_of_gain_4 = keras.initializers.VarianceScaling(16.0, mode="fan_avg", distribution="uniform")
-    return layers.Conv2D(embedding, 1, use_bias=False, kernel_initializer=xavier_of_gain_4, name=names[2])(
-        layers.Concatenate()(parts)
-    )
+    return layers.Conv2D(
+        embedding, 1, use_bias=False, kernel_initializer=xavier_of_gain_4, name="correlation_embedding"
+    )(joined)
 
 
 def _grid_of_at_most(size, positions):

@@ -72,7 +72,8 @@ def make_model(options, classes, backbone):
         backbone.input,
         backbone.feature,
         classes,
-        correlation_feature=backbone.correlation_feature(),
+        # ResNet-38d as published; the stages of other networks differ in scale, and share more.
+        correlation_feature=backbone.correlation_feature(standardize=options.backbone != "resnet38"),
         ER_reg_coef=options.er_weight,
         ECR_reg_coef=options.ecr_weight,
         min_pooling_coef=options.min_pooling_weight,
