@@ -226,6 +226,8 @@ def _report(results, options):
     for warning in results.warnings:
         print("warning:", warning)
     print(results.line, "→", options.output)
+    if results.failed:
+        print(f"Why images failed stands in {files.join(options.output, 'errors.jsonl')}.")
     total = results.labelled + results.failed
     if total and results.failed / total > options.max_error_rate:
         print(
