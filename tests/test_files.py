@@ -94,3 +94,22 @@ def test_a_fault_of_ours_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         main([])
+
+
+def test_a_path_that_cannot_be_used_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the place of a folder")
+
+    @program
+    def main(argv=None):
+        files.write_text(tmp_path / "file" / "value.txt", "value")
+
+    assert main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(tmp_path / "file") in line
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"data": ')
+    with pytest.raises(UserError, match=r"config\.json must hold JSON"):
+        files.read_json(tmp_path / "config.json")

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wsss import files, flags
+from wsss.data.collections import read_class_names
 from wsss.data.images import BadImage, decode_mask
 from wsss.data.records import open_collection
 from wsss.errors import UserError, program
@@ -128,6 +129,8 @@ def open_masks(path, split="train", scores_too=False):
     """
     if files.exists(files.join(path, "dataset_info.json")):
         return _collection_masks(path, split)
+    if not files.is_remote(path) and not files.exists(path):  # a store knows no folders
+        raise UserError(f"There is no folder {path}.")
     settings = _settings(path)
     folder = files.join(path, "masks") if settings else path
     found = {suffix: _by_id(folder, suffix) for suffix in (".png", ".npz")}
@@ -263,7 +266,7 @@ def _settings(folder):
 
 def _class_names(path, truth, predictions):
     if path:
-        return tuple(line.strip() for line in files.read_text(path).splitlines() if line.strip())
+        return read_class_names(path)
     names = truth.class_names or predictions.class_names
     if not names:
         raise UserError(

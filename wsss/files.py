@@ -16,6 +16,8 @@ import shutil
 import tempfile
 import uuid
 
+from wsss.errors import UserError
+
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
 _UNFINISHED = ".unfinished"
 
@@ -146,8 +148,16 @@ def read_text(path):
 
 
 def read_json(path):
-    """The value in a JSON file."""
-    return json.loads(read_text(path))
+    """The value in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file holds no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:  # also of bytes that are no text
+        raise UserError(f"{path} must hold JSON. Write it anew or remove it. Received: {error}.") from error
 
 
 def write_bytes(path, data):

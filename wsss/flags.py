@@ -26,8 +26,9 @@ class Parser(argparse.ArgumentParser):
 
 def unknown_flag(text, *parsers):
     """The `UserError` of an argument that none of the parsers knows; it names the flag that is nearest."""
-    known = {flag for parser in parsers for flag in parser._option_string_actions}
-    near = difflib.get_close_matches(text.split("=")[0], sorted(known), n=1)
+    known = {flag for parser in parsers for flag in parser._option_string_actions} - {"-h", "--help"}
+    flag = text.split("=")[0]
+    near = difflib.get_close_matches(flag, sorted(known), n=1) if flag.startswith("-") else []
     remedy = f"Did you mean `{near[0]}`?" if near else "`--help` lists the flags."
     return UserError(f"Unknown argument `{text}`. {remedy}")
 

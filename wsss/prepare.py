@@ -10,22 +10,17 @@ The output folder is a data set in TFDS's format (`tfds.builder_from_directory` 
 The same images give the same bytes, whatever the runner.
 """
 
-import contextlib
 import json
 import re
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
-
-from tqdm import tqdm
 
 from wsss import files, flags
 from wsss.data.images import MAX_PIXELS
 from wsss.errors import UserError, program
 
 _METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.jsonl", "summary.json")
-_SECONDS_BETWEEN_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ def prepare(options, beam_argv=()):
     else:
         plans = shards.plan_items(source, options.output, options.name, options.shards, options.max_pixels)
         problems, notes = source.problems, source.notes
-    with _show_progress(images) as tick, progress.listen(tick):
+    with progress.shown(images) as bar, progress.listen(bar.update):
         _ = pipeline | beam.Create(plans) | shards.WriteShards()
         pipeline.run().wait_until_finish()
     results = shards.read_results(plans)
@@ -285,28 +280,6 @@ def _print_summary(output, summary):
     print(f"Wrote {summary['images']} images to {output}: {splits}.")
     if refused:
         print(f"Refused: {refused}; see {files.join(output, 'errors.jsonl')}.")
-
-
-@contextlib.contextmanager
-def _show_progress(images):
-    """A bar on a terminal, now and then a line in a log; yields what is called for each image.
-
-    Workers in other processes or on other machines are not heard.
-    """
-    if sys.stderr.isatty():
-        with tqdm(total=images, unit="image") as bar:
-            yield bar.update
-        return
-    done, last = 0, time.monotonic()
-
-    def tick():
-        nonlocal done, last
-        done += 1
-        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"checked {done} of {images} images", flush=True)
-
-    yield tick
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ The output folder:
     report.html        all of it on one page
 """
 
-import logging
-
 from wsss.errors import program
 from wsss.labelling.job import make_pseudo_labels
 from wsss.labelling.options import fill_in, make_parser
@@ -26,7 +24,6 @@ from wsss.labelling.run import open_run
 @program
 def main(argv=None):
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
-    logging.getLogger().addFilter(_is_of_use)
     from wsss.transforms.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
@@ -37,11 +34,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"Interrupted; finished shards in {options.output} are kept, the same command goes on.")
         return 130
-
-
-def _is_of_use(record):
-    """Leaves out what `RunInference` says of each model where torch is not installed: it is not needed."""
-    return "Resource module is not available" not in str(record.msg)
 
 
 if __name__ == "__main__":

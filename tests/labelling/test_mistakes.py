@@ -1,10 +1,12 @@
 """What is wrong with the images costs those images, what is wrong with the command one line."""
 
 import json
+import shutil
 
 import pytest
 
 from tests.pseudo_label_cases import corrupt, label, make_records, tree, write_collection
+from wsss import files
 from wsss.labelling.options import CRF_PRESETS
 from wsss.refine.dense_crf import PRESETS
 
@@ -83,6 +85,14 @@ def test_a_bad_value_ends_with_code_two(run, tmp_path, capsys, flags):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert flags[0] in line
+
+
+def test_a_run_whose_data_is_gone_asks_for_other_data(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    files.write_json(tmp_path / "run" / "config.json", {"data": "gone"})
+    assert label(tmp_path / "labels", str(tmp_path / "run")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "`--data` is missing, and gone, what the model was trained on, is not here" in line
 
 
 def test_the_presets_of_the_crf_are_those_that_there_are():

@@ -75,3 +75,16 @@ def test_the_help_names_every_option_and_its_default():
     for field in dataclasses.fields(TrainingOptions):
         assert f"--{field.name}" in text
         assert field.metadata["help"].split()[0] in text
+
+
+def test_the_help_groups_the_options_by_what_they_are_about():
+    titles = [group.title for group in make_parser()._action_groups if group._group_actions]
+    assert titles == [
+        "options",
+        "data and run directory",
+        "network",
+        "optimisation",
+        "second view and losses",
+        "augmentation",
+        "machines and numbers",
+    ]

@@ -1,5 +1,6 @@
 """`wsss.transforms.runner`: Beam's flags and the local runner."""
 
+import logging
 import os
 
 import apache_beam as beam
@@ -68,3 +69,11 @@ def test_worker_processes_run_and_are_not_this_one():
         here = os.getpid()
         elsewhere = pipeline | beam.Create([1, 2]) | beam.Map(lambda _: os.getpid() != here)
         assert_that(elsewhere, equal_to([True, True]))
+
+
+def test_what_beam_warns_of_in_every_run_is_left_out(caplog):
+    make_pipeline()
+    logger = logging.getLogger("apache_beam.runners.portability.local_job_service")
+    logger.warning("Worker: %s", 'message: "No semi_persistent_directory found: …"')
+    logger.warning("Worker: %s", 'message: "out of memory"')
+    assert [record.getMessage() for record in caplog.records] == ['Worker: message: "out of memory"']

@@ -38,8 +38,8 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
     Raises:
         UserError: a path is missing, or the table cannot be used.
     """
-    class_names = parse_class_names(_read_text(classes, "--classes")) if classes else None
-    table = parse_label_table(_read_text(labels, "--labels"), class_names)
+    class_names = read_class_names(classes) if classes else None
+    table = _parse_file(parse_label_table, labels, "--labels", class_names)
     if table.has_splits and val_fraction is not None:
         raise UserError("`--val_fraction` is for tables without a column `split`; this one has splits.")
     paths = _list_folder(images, "--images", without=masks)
@@ -180,6 +180,23 @@ def _list_folder(folder, flag, without=None):
         str(without).rstrip("/") + "/" if without else None
     )  # masks may lie in the folder of the images
     return {path[len(folder) :]: path for path in found if excluded is None or not path.startswith(excluded)}
+
+
+def read_class_names(path):
+    """The foreground classes in a file of names, see `parse_class_names`.
+
+    Raises:
+        UserError: the file cannot be read, or holds no such names.
+    """
+    return _parse_file(parse_class_names, path, "--classes")
+
+
+def _parse_file(parse, path, flag, *args):
+    text = _read_text(path, flag)
+    try:
+        return parse(text, *args)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read_text(path, flag):

@@ -2,8 +2,6 @@
 
 import sys
 
-from tqdm import tqdm
-
 from wsss import files
 from wsss.errors import UserError
 from wsss.labelling.run import open_run
@@ -82,7 +80,7 @@ def _run_waves(todo, label, options, beam_argv):
     from wsss.transforms import progress
     from wsss.transforms.runner import make_pipeline
 
-    with tqdm(total=sum(shard.images for shard in todo), unit="image", disable=None) as bar:
+    with progress.shown(sum(shard.images for shard in todo)) as bar:
         for wave in _waves(todo, options.images_per_wave, beam_argv):
             before = bar.n
             with progress.listen(bar.update), make_pipeline(beam_argv) as pipeline:
@@ -228,6 +226,8 @@ def _report(results, options):
     for warning in results.warnings:
         print("warning:", warning)
     print(results.line, "→", options.output)
+    if results.failed:
+        print(f"Why images failed stands in {files.join(options.output, 'errors.jsonl')}.")
     total = results.labelled + results.failed
     if total and results.failed / total > options.max_error_rate:
         print(

@@ -184,12 +184,19 @@ def fill_in(namespace, run):
         crf = {"crf_preset": "seam", "crf_unary": "probabilities"}
     values.update({name: values[name] or value for name, value in crf.items()})
     values["model"] = run.model_path
-    values["data"] = values["data"] or run.data
-    if not values["data"]:
-        raise UserError(f"`--data` is missing, and {run.folder} does not say what the model was trained on.")
+    values["data"] = values["data"] or _data_of(run)
     values["split"] = values["split"] or run.split or "train"
     values["output"] = values["output"] or files.join(run.folder, "pseudo_labels", values["split"])
     return Options(**values)
+
+
+def _data_of(run):
+    """What the model was trained on."""
+    if not run.data:
+        raise UserError(f"`--data` is missing, and {run.folder} does not say what the model was trained on.")
+    if not files.exists(files.join(run.data, "dataset_info.json")):
+        raise UserError(f"`--data` is missing, and {run.data}, what the model was trained on, is not here.")
+    return run.data
 
 
 def _scales(text):

@@ -189,8 +189,11 @@ def make_parser():
     )
     names = ", ".join(["built_in", *PRESETS])
     parser.add_argument("--preset", default="", help=f"defaults of a published protocol: {names}")
+    group = parser
     for field in _fields():
-        _add_flag(parser, field)
+        if field.name in _GROUPS:
+            group = parser.add_argument_group(_GROUPS[field.name])
+        _add_flag(group, field)
     return parser
 
 
@@ -198,9 +201,22 @@ def _fields():
     return dataclasses.fields(TrainingOptions)
 
 
+# Where in the help a group of flags begins, and what it is called.
+_GROUPS = {
+    "data": "data and run directory",
+    "model": "network",
+    "epochs": "optimisation",
+    "view": "second view and losses",
+    "long_side": "augmentation",
+    "strategy": "machines and numbers",
+}
+
+
 def _add_flag(parser, field):
     flag, choices, form = f"--{field.name}", field.metadata["choices"], field.metadata["form"]
-    help_text = f"{field.metadata['help']} (default: {_shown(field.default)})".replace("%", "%%")
+    help_text = field.metadata["help"].replace("%", "%%")
+    if "default:" not in help_text:
+        help_text += f" (default: {_shown(field.default)})"
     if field.type is bool:
         parser.add_argument(
             flag, action=argparse.BooleanOptionalAction, default=field.default, help=help_text

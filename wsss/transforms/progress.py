@@ -1,10 +1,15 @@
-"""Tells the program in whose process a pipeline runs how many images are done.
+"""How many images are done, told to the program in whose process a pipeline runs, and by it to the user.
 
 Workers in other processes have no listener: there, progress shows when a wave of shards ends.
 """
 
 import contextlib
+import sys
+import time
 
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10
 _listener = None
 
 
@@ -23,3 +28,33 @@ def listen(listener):
         yield
     finally:
         _listener = before
+
+
+@contextlib.contextmanager
+def shown(images):
+    """Yields what shows progress: a bar on a terminal, in a log a line now and then.
+
+    Args:
+        images: number of images in all.
+
+    Yields:
+        An object with `n`, the images done, and `update(count=1)`.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=images, unit="image") as bar:
+            yield bar
+    else:
+        yield _Lines(images)
+
+
+class _Lines:
+    """Progress for a log file."""
+
+    def __init__(self, images):
+        self.n, self._images, self._last = 0, images, time.monotonic()
+
+    def update(self, count=1):
+        self.n += count
+        if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            print(f"{self.n} of {self._images} images", flush=True)

@@ -6,6 +6,7 @@ to download and start another runner (Prism) first, and falls back silently.
 """
 
 import argparse
+import logging
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -15,6 +16,13 @@ from wsss.errors import UserError
 from wsss.flags import Parser, unknown_flag
 
 _LOCAL_RUNNERS = frozenset({"direct", "fnapi"})
+# What Beam warns of in every local run, though nothing is amiss; of workers the second logger tells it.
+_LOGGERS = (None, "apache_beam.runners.portability.local_job_service")
+_NOTES = (
+    "Resource module is not available",  # of each model, where torch is not installed
+    "No semi_persistent_directory found",
+    "Discarding unparseable args: [\\'--direct_runner_use_stacked_bundle",  # Beam's own, which it adds itself
+)
 
 
 def split_arguments(argv, parser):
@@ -54,6 +62,8 @@ def make_pipeline(beam_argv=()):
     """
     options = _options(beam_argv)
     if is_local(beam_argv):
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_is_of_use)
         return beam.Pipeline(runner=_local_runner(options), options=options)
     name = options.view_as(StandardOptions).runner
     try:
@@ -67,6 +77,12 @@ def is_local(beam_argv=()):
     """Whether the flags ask for a run on this machine by Beam's local runner, the default."""
     name = (_options(beam_argv).view_as(StandardOptions).runner or "DirectRunner").lower()
     return name.rsplit(".", 1)[-1].removesuffix("runner") in _LOCAL_RUNNERS
+
+
+def _is_of_use(record):
+    """Whether a log record is none of `_NOTES`."""
+    text = record.getMessage()
+    return not any(note in text for note in _NOTES)
 
 
 def _options(beam_argv):
