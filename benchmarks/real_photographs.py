@@ -42,10 +42,11 @@ BACKBONES = {
     ],
 }
 MODELS = {
-    "linear probe": ["--model", "classifier", "--frozen_fraction", "1"],
-    "classifier": ["--model", "classifier", "--frozen_fraction", "0"],
-    "SEAM": ["--model", "seam"],
-    "Pixel2Prototype": ["--model", "pixel2prototype"],
+    "linear probe": ["--model=classifier", "--frozen_fraction=1"],
+    "classifier": ["--model=classifier", "--frozen_fraction=0"],
+    "SEAM": ["--model=seam"],
+    "Pixel2Prototype": ["--model=pixel2prototype"],
+    "Pixel2Prototype repaired": ["--model=pixel2prototype", "--contrast_variant=repaired"],
 }
 
 
@@ -155,7 +156,7 @@ def label(run, shards, model, refine, threshold):
         program = [str(PROJECT / "pipelines/pseudo_labels.py"), "--runner=DirectRunner", "--split=train"]
         program += ["--save_scores"]
         options = [f"--model={run}", f"--data={shards}", f"--output={masks}"]
-        options += ["--cam=refined_cam" if model in ("SEAM", "Pixel2Prototype") else "--cam=cam"]
+        options += ["--cam=cam" if "--model=classifier" in MODELS[model] else "--cam=refined_cam"]
         run_python([*program, *options, f"--refine={refine}", f"--background_threshold={threshold}"])
     return json.loads((masks / "metrics.json").read_text())
 

@@ -70,7 +70,7 @@ class CamPredictor:
         self,
         model,
         *,
-        scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
+        scales: Sequence[float] = (1.5,),
         mirror=True,
         cam="refined_cam",
         max_side=1024,
