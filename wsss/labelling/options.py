@@ -96,8 +96,8 @@ def make_parser():
         "--scales",
         type=_scales,
         default=(1.5,),
-        help="factors on the size at which an image is seen; default 1.5, whose masks are as good as those of "
-        "the publications' 0.5,1,1.5,2, at 0.3 of the cost (benchmarks/RESULTS.md)",
+        help="factors on the size at which an image is seen; default 1.5, whose masks are as good as those "
+        "of the publications' 0.5,1,1.5,2, at 0.3 of the cost (benchmarks/RESULTS.md)",
     )
     add("--no_mirror", dest="mirror", action="store_false", help="do not look at mirrored images")
     add(
