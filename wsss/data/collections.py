@@ -176,9 +176,8 @@ def _list_folder(folder, flag, without=None):
     found = files.list_files(files.join(files.escape(folder), "**"))
     if not found:
         raise UserError(f"`{flag}` must be a folder with files in it. Received: {folder}.")
-    excluded = (
-        str(without).rstrip("/") + "/" if without else None
-    )  # masks may lie in the folder of the images
+    # Masks may lie in the folder of the images.
+    excluded = str(without).rstrip("/") + "/" if without else None
     return {path[len(folder) :]: path for path in found if excluded is None or not path.startswith(excluded)}
 
 

@@ -188,9 +188,7 @@ def _open(data, reason="corrupt"):
             return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BadImage("huge", f"{error}", "Shrink or tile it.") from error
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise what they happen to meet: a bad file must not stop a job
+    except Exception as error:  # Pillow's readers raise what they happen to meet; no file may stop a job
         raise BadImage(reason, f"No image can be read from its {len(data)} bytes.", "Replace it.") from error
 
 

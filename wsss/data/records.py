@@ -277,9 +277,7 @@ def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, 
         )
         info.write_to_directory(scratch)
         written = files.list_files(files.join(scratch, "*"))
-        for path in sorted(
-            written, key=lambda path: path.endswith(_INFO)
-        ):  # what marks completion comes last
+        for path in sorted(written, key=lambda path: path.endswith(_INFO)):  # what marks completion is last
             files.copy(path, files.join(directory, path.rsplit("/", 1)[-1]))
     return open_collection(directory)
 

@@ -32,10 +32,8 @@ _PUBLISHED_VARIABLES = {  # the last part of our variable's path -> the last par
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-_AXES = {
-    4: (3, 2, 0, 1),
-    2: (1, 0),
-}  # our kernels (height, width, in, out) as PyTorch's (out, in, height, width)
+# Our kernels (height, width, in, out) as PyTorch's (out, in, height, width), by the number of axes.
+_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def published_variables(model) -> dict:

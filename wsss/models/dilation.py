@@ -220,10 +220,8 @@ class _Conversion:
             return layer
         key = (id(layer), str(sorted(changes.items())))
         if key not in self._copies:
-            config = {**layer.get_config(), **changes}
-            config["dtype"] = (
-                keras.config.dtype_policy().name
-            )  # of this run, not of the run that saved the layer
+            # The number format of this run, not of the one that saved the layer.
+            config = {**layer.get_config(), **changes, "dtype": keras.config.dtype_policy().name}
             copy = type(layer).from_config(config)
             if layer.built and layer.weights:
                 copy.build_from_config(layer.get_build_config())
