@@ -71,9 +71,8 @@ def test_no_augmentation_fits_the_image_into_the_square():
 
 @pytest.mark.parametrize(("size", "side"), [((20, 33), 13), ((33, 20), 80), ((375, 500), 448), ((1, 50), 7)])
 def test_resizing_equals_pillow_to_a_grey_level(size, side):
-    image = Image.fromarray(
-        np.where(np.asarray(picture(*size)) > 128, 255, 30).astype(np.uint8)
-    )  # overshoots
+    overshooting = np.where(np.asarray(picture(*size)) > 128, 255, 30).astype(np.uint8)
+    image = Image.fromarray(overshooting)
     height, width = (max(1, round(length * side / max(size))) for length in size)
     expected = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.int32)
     result = resize_long_side(np.asarray(image), side).numpy().astype(np.int32)

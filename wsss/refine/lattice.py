@@ -52,13 +52,16 @@ class Lattice(NamedTuple):
 
 
 class _Grid(NamedTuple):
-    """How a vertex, integers in a box, is numbered: the sum of (coordinate - low) x stride."""
+    """How a vertex, integers in a box, is numbered: the sum of (coordinate - low) x stride.
+
+    Attributes:
+        lows, strides: int, one an axis.
+        steps: int64 (dimensions + 1,), from a vertex's number to that of its neighbour along each axis.
+    """
 
     lows: tuple
     strides: tuple
-    steps: (
-        np.ndarray
-    )  # int64 (dimensions + 1,): from a vertex's number to that of its neighbour along each axis
+    steps: np.ndarray
 
 
 def build_lattice(pixels, width, widths, strength):

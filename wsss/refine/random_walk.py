@@ -158,9 +158,7 @@ def random_walk(scores, affinity, beta=8.0, steps=256, tolerance=1e-6):
     height, width, classes = scores.shape
     powered = _power(weights, beta)
     columns = -(-width // _LANES)
-    neighbours = (
-        -(-2 * len(offsets) // 4) * 4
-    )  # the compiled loop takes four at a time; spare ones weigh nothing
+    neighbours = -(-2 * len(offsets) // 4) * 4  # the loop takes four at a time; spare ones weigh nothing
     stencil = np.zeros((height, columns, neighbours, _LANES), np.float32)
     _normalise(powered, offsets, stencil)
     margin = int(np.abs(offsets).max(initial=0))
