@@ -21,6 +21,7 @@ from benchmarks import real_photographs
 from wsss.data.records import open_collection
 from wsss.layout import decode_scores
 from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
+from wsss.refine.auto_threshold import ThresholdAgreement
 from wsss.refine.dense_crf import DenseCRF, unary_from_labels
 from wsss.seeds import background_scores, mask_from_scores
 
@@ -53,7 +54,7 @@ def show(run, shards):
     """Prints the row of one run."""
     collection = open_collection(str(shards))
     scenes = list(read_scenes(run / SCORES, collection))
-    automatic = mean_strongest_score(scores for _, scores, _ in scenes)
+    automatic = automatic_threshold(scenes)
     classes = len(collection.class_names)
     cells = [f"{automatic:.2f}"]
     cells.append(sweep_cell(((r, s, k) for r, s, k in scenes), classes, automatic))
@@ -69,10 +70,12 @@ def read_scenes(folder, collection):
         yield record, scores, keys
 
 
-def mean_strongest_score(all_scores):
-    """The rule of `--background_threshold auto`, over all images with a class."""
-    strongest = [scores.max(axis=0).ravel() for scores in all_scores if len(scores)]
-    return float(np.concatenate(strongest).mean(dtype=np.float64))
+def automatic_threshold(scenes):
+    """What `--background_threshold auto` takes, from every third image."""
+    agreement = ThresholdAgreement()
+    for record, scores, _ in scenes[::3]:
+        agreement.update(record.image, np.clip(scores, 0, 1))
+    return agreement.choose()[0]
 
 
 def pamr(image, scores):
