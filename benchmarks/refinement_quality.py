@@ -28,7 +28,7 @@ from wsss.pictures import overlay, side_by_side
 from wsss.refine import DenseCRF, unary_from_labels
 from wsss.refine.auto_threshold import ThresholdAgreement
 
-THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 SCORES = "masks-none-0.2/scores"
 OVERLAYS = 8  # images, evenly spaced over the split
 
@@ -179,7 +179,6 @@ REFINEMENTS = {
     "PAMR": pamr,
     "CRF, preset ppc": crf("ppc"),
     "CRF, preset deeplab": crf("deeplab"),
-    "CRF, preset ppc_segmentation": crf("ppc_segmentation"),
 }
 
 
