@@ -26,7 +26,6 @@ from wsss.layout import decode_scores
 from wsss.metrics import confusion_matrix, counts_of, mean_iou
 from wsss.pictures import overlay, side_by_side
 from wsss.refine import DenseCRF, unary_from_labels
-from wsss.refine.auto_threshold import ThresholdAgreement
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 SCORES = "masks-none-0.2/scores"
@@ -128,11 +127,9 @@ def read_scenes(folder, collection):
 
 
 def automatic_threshold(scenes):
-    """What `--background_threshold auto` takes, from every third image."""
-    agreement = ThresholdAgreement()
-    for record, scores, _ in scenes[::3]:
-        agreement.update(record.image, np.clip(scores, 0, 1))
-    return agreement.choose()[0]
+    """What `--background_threshold auto` takes: the mean of the strongest scores."""
+    strongest = [scores.max(axis=0).ravel() for _, scores, _ in scenes if len(scores)]
+    return float(np.concatenate(strongest).mean(dtype=np.float64))
 
 
 def unrefined(image, scores, keys, thresholds):

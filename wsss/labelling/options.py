@@ -130,8 +130,7 @@ def make_parser():
     add(
         "--background_threshold",
         type=_share_or_auto,
-        help="score of the background, in [0, 1], default 0.2; auto: where a CRF changes the masks of a "
-        "sample of the images least",
+        help="score of the background, in [0, 1], default 0.2; auto: the mean of the strongest class scores",
     )
     add("--background_alpha", type=flags.positive, help="instead: exponent of (1 - max score)^alpha, > 0")
     add("--refine", type=_refinements, default=(), help="none (default), or some of pamr,walk,crf in order")

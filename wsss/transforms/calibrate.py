@@ -1,22 +1,26 @@
-"""Choosing the background's score for a collection from a sample of its images, without any mask."""
+"""Choosing the background's score for a collection from a sample of its images, without any mask.
 
-import functools
-import operator
+The score is the mean, over the pixels of all images with a class, of the strongest class score: a pixel is
+a thing where it scores above average. That adapts to how wide a network's maps are. Of eleven rules without
+truth it is the one whose worst loss on photographs is least, see benchmarks/background_threshold.py.
+"""
 
 import apache_beam as beam
+import numpy as np
 
 from wsss import files
 from wsss.errors import UserError
 from wsss.transforms.predict import PredictCAM
 from wsss.transforms.read import ReadBatches
-from wsss.transforms.refine import MergeScales, guarded, image_of
+from wsss.transforms.refine import MergeScales
+
+_MICRO = 1_000_000
 
 
 class ChooseThreshold(beam.PTransform):
-    """`InputShard`s to a JSON file with `threshold`, the `rule` that chose it and the `pixels` read.
+    """`InputShard`s to a JSON file with `threshold` and the number of `pixels` that it is the mean of.
 
-    The rule is that of `wsss.refine.auto_threshold`. Images that fail are left out here; they are listed when
-    they are labelled.
+    Images that fail are left out here; they are listed when they are labelled.
 
     Args:
         collection: the `Collection` that is read, or None for a folder of images.
@@ -38,29 +42,39 @@ class ChooseThreshold(beam.PTransform):
     def expand(self, shards):
         read, predict, merge = self._stages
         scored = (((shards | read).batches | predict).seeds | merge).results
-        agreements = (scored | guarded("calibrate", _agreement)).results
-        total = agreements | beam.CombineGlobally(_total)
+        total = scored | "CountScores" >> beam.Map(count_scores) | beam.CombineGlobally(_AddCounts())
         return total | "WriteThreshold" >> beam.Map(_write, self._path)
 
 
-def _agreement(scored):
-    from wsss.refine.auto_threshold import ThresholdAgreement
+def count_scores(scored):
+    """int64 `(2,)` of an image: its pixels, and the sum of their strongest scores in millionths.
 
-    agreement = ThresholdAgreement()
-    agreement.update(image_of(scored), scored.scores)
-    return agreement
-
-
-def _total(agreements):
-    from wsss.refine.auto_threshold import ThresholdAgreement
-
-    return functools.reduce(operator.add, agreements, ThresholdAgreement())
+    Integers, so that the order of addition does not change the sum. An image without classes counts nothing.
+    """
+    if not scored.keys:
+        return np.zeros(2, np.int64)
+    strongest = scored.scores.max(axis=0)
+    return np.array([strongest.size, round(strongest.sum(dtype=np.float64) * _MICRO)], np.int64)
 
 
-def _write(agreement, path):
-    threshold, rule = agreement.choose()
-    threshold = None if threshold is None else round(threshold, 4)
-    files.write_json(path, {"threshold": threshold, "rule": rule, "pixels": agreement.pixels})
+class _AddCounts(beam.CombineFn):
+    def create_accumulator(self):
+        return np.zeros(2, np.int64)
+
+    def add_input(self, accumulator, counts):
+        return accumulator + counts
+
+    def merge_accumulators(self, accumulators):
+        return sum(accumulators, self.create_accumulator())
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+def _write(counts, path):
+    pixels, total = (int(count) for count in counts)
+    threshold = round(total / pixels / _MICRO, 4) if pixels else None
+    files.write_json(path, {"threshold": threshold, "pixels": pixels})
 
 
 def read_threshold(path):

@@ -198,7 +198,7 @@ def _refine_crf(scored, background, preset, unary, iterations):
         energies = unary_from_labels(stacked.argmax(axis=0), len(stacked))
     else:
         energies = unary_from_probabilities(np.clip(np.moveaxis(stacked, 0, -1), 0, 1))
-    refined = DenseCRF(image_of(scored), preset).infer(energies, iterations)
+    refined = DenseCRF(_image(scored), preset).infer(energies, iterations)
     return scored._replace(refined=np.ascontiguousarray(np.moveaxis(refined, -1, 0)))
 
 
@@ -210,7 +210,7 @@ def _refine_walk(scored, background, predictor, beta, steps):
         return scored
     import_tensorflow()
     network = cached_affinity_predictor(*predictor)
-    weights = np.ascontiguousarray(np.moveaxis(network.predict(image_of(scored)), -1, 0))
+    weights = np.ascontiguousarray(np.moveaxis(network.predict(_image(scored)), -1, 0))
     stacked = np.concatenate([background(scored.scores)[None], scored.scores])
     affinity = Affinity(np.array(neighbour_offsets(network.radius)), weights)
     cells = np.moveaxis(mean_of_cells(stacked, weights.shape[1:]), 0, -1)
@@ -221,7 +221,7 @@ def _refine_walk(scored, background, predictor, beta, steps):
 def _refine_pamr(scored, iterations):
     if not scored.keys:
         return scored
-    image = image_of(scored)[None].astype(np.float32) / 255
+    image = _image(scored)[None].astype(np.float32) / 255
     refined = pamr_of_any_size(iterations)(image, np.moveaxis(scored.scores, 0, -1)[None])
     return scored._replace(scores=np.ascontiguousarray(np.moveaxis(refined.numpy()[0], -1, 0)))
 
@@ -249,13 +249,12 @@ def _label_affinity(scored, preset, low_alpha, high_alpha):
     for alpha in (low_alpha, high_alpha):
         stacked = np.concatenate([background_scores(scored.scores, alpha=alpha)[None], scored.scores])
         energies.append(unary_from_probabilities(np.moveaxis(stacked, 0, -1)))
-    low, high = (each.argmax(axis=-1) for each in DenseCRF(image_of(scored), preset).infer(energies))
+    low, high = (each.argmax(axis=-1) for each in DenseCRF(_image(scored), preset).infer(energies))
     mask = np.array([IGNORE, *(key + 1 for key in scored.keys)], np.uint8)[low]
     mask[high == 0] = 0
     return scored._replace(mask=mask)
 
 
-def image_of(scored):
-    """The image of a `Scored`, uint8 `(height, width, 3)`."""
+def _image(scored):
     record = scored.item.record
     return decode_image(record.image_bytes, record.orientation)
