@@ -1,14 +1,17 @@
 """CAMs of photographs at four scales and their mirrors: our way against a loop over images, scales, mirrors.
 
-    python -m benchmarks.cam_inference [--quick] [--images DIR]
+    python -m benchmarks.cam_inference [--quick] [--images DIR] [--backbone_weights FILE]
 
-The baseline is what one would write first with the same model: for each image, scale and mirror one call of
-the network, compiled once for all sizes; every map of all classes resized to the scaled image, then to the
-image, flipped back and summed. `predict` is the same loop with `keras.Model.predict`. All ways run in turn,
-in one process, and give the same sums; the difference is relative to the largest value.
+By default MobileNetV2 with its ImageNet weights on photographs of MSRC, both from `$WSSS_SHARED/data`; where
+these are missing the table says so, and random weights and noise take their place. The baseline is what one
+would write first with the same model: for each image, scale and mirror one call of the network, compiled once
+for all sizes; every map of all classes resized to the scaled image, then to the image, flipped back and
+summed. `predict` is the same loop with `keras.Model.predict`. All ways run in turn, in one process, and give
+the same sums; the difference is relative to the largest value.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -23,13 +26,19 @@ from wsss.seeds import merge_scales
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 WAYS = ("predict", "loop", "ours")
+SHARED = Path(os.environ.get("WSSS_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 
 
 def main(argv=None):
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="benchmarks.cam_inference", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small images and network, two rounds")
-    parser.add_argument("--images", default="", help="folder of photographs; default: noise of 375 x 500")
+    parser.add_argument("--images", default=str(SHARED / "msrc_v2" / "images"), help="folder of photographs")
+    parser.add_argument(
+        "--backbone_weights",
+        default=str(SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"),
+        help="of MobileNetV2, or a .keras file of another backbone",
+    )
     parser.add_argument("--count", type=int, default=8, help="images a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8, help="images a batch, ours")
@@ -38,7 +47,7 @@ def main(argv=None):
     if options.quick:
         options.count, options.rounds = 4, 2
     images = _images(options)
-    ways = _ways(_model(options.quick), options.batch)
+    ways = _ways(_model(options), options.batch)
     if options.memory_of:
         ways[options.memory_of](images)
         print(_own_peak_memory())
@@ -127,7 +136,7 @@ def _labels(index):
     return [index % 20] if index % 2 else [index % 20, (index + 7) % 20]
 
 
-def _model(quick):
+def _model(options):
     import keras
 
     from wsss.models.backbones import build_backbone
@@ -135,16 +144,24 @@ def _model(quick):
     from wsss.models.small import small_backbone
 
     keras.utils.set_random_seed(0)
-    if quick:
+    weights = options.backbone_weights
+    if options.quick:
         backbone = small_backbone(16, width=8)
+    elif weights.endswith(".keras"):
+        backbone = build_backbone(weights)
     else:
-        backbone = build_backbone("MobileNetV2", weights="none", output_stride=16)
+        found = Path(weights).is_file()
+        if not found:
+            print(f"random weights: there is no {weights}")
+        backbone = build_backbone("MobileNetV2", weights=weights if found else "none")
     return SEAM(backbone.input, backbone.feature, 20, correlation_feature=backbone.correlation_feature())
 
 
 def _images(options):
-    if options.images:
-        paths = sorted(Path(options.images).glob("*.jpg"))[: options.count]
+    paths = sorted(Path(options.images).glob("*.jp*g"))[: options.count]
+    if not paths and not options.quick:
+        print(f"noise of 375 x 500: there are no photographs in {options.images}")
+    if paths and not options.quick:
         return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     size = (94, 125) if options.quick else (375, 500)
     rng = np.random.default_rng(0)
@@ -160,6 +177,7 @@ def _own_peak_memory():
 def _peak_memory(name, options):
     command = [sys.executable, "-m", "benchmarks.cam_inference", "--memory_of", name]
     command += ["--count", str(options.count), "--batch", str(options.batch), "--images", options.images]
+    command += ["--backbone_weights", options.backbone_weights]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
 
 

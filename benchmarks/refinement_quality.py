@@ -1,16 +1,19 @@
-"""Does refinement help? mIoU of the masks with none, PAMR and the dense CRF, on the same scores.
+"""Does refinement help? mIoU of the masks with none, PAMR and dense CRFs, on the same scores.
 
-Claim: none of its own; the table says what each refinement is worth, at the background threshold that
-`--background_threshold auto` takes and at its best one (chosen with the true masks: an upper bound).
+The table says what each refinement is worth, at the background threshold that `--background_threshold auto`
+takes and at its best one (chosen with the true masks: an upper bound): mIoU in % on the training split, mean
+and standard deviation over the runs that differ in nothing but their seed.
 
-    python -m benchmarks.real_photographs --output study          # first: networks, and their scores
-    python -m benchmarks.refinement_quality study/msrc_v2-*
-    python -m benchmarks.refinement_quality --quick               # one network on drawn scenes
+    python -m benchmarks.real_photographs --output study --seeds 0,1,2    # first: networks and their scores
+    python -m benchmarks.refinement_quality study/msrc_v2-* [--overlays FOLDER]
+    python -m benchmarks.refinement_quality --quick                       # one network on drawn scenes
 
 Each folder is a run directory of `benchmarks.real_photographs`, whose scores are those of the training split.
+Overlays show an image, its truth, and its masks at the best threshold of each row of the table.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -20,13 +23,14 @@ import numpy as np
 from benchmarks import real_photographs
 from wsss.data.records import open_collection
 from wsss.layout import decode_scores
-from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
+from wsss.metrics import confusion_matrix, counts_of, mean_iou
+from wsss.pictures import overlay, side_by_side
+from wsss.refine import DenseCRF, unary_from_labels
 from wsss.refine.auto_threshold import ThresholdAgreement
-from wsss.refine.dense_crf import DenseCRF, unary_from_labels
-from wsss.seeds import background_scores, mask_from_scores
 
-CRF_THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 SCORES = "masks-none-0.2/scores"
+OVERLAYS = 8  # images, evenly spaced over the split
 
 
 def main(argv=None):
@@ -35,32 +39,85 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", type=Path, help="run directories of benchmarks.real_photographs")
+    parser.add_argument("--overlays", type=Path, help="folder for pictures of the first run")
     parser.add_argument("--quick", action="store_true", help="drawn scenes and a small network, two epochs")
     options = parser.parse_args(argv)
     if not options.runs and not options.quick:
         parser.error("name the run directories, or give --quick")
-    print("| run | auto threshold | none: auto / best | PAMR: auto / best | CRF: auto / best |")
-    print("|---|---|---|---|---|")
-    for run in options.runs:
-        show(run, run.parent / run.name.split("-")[0])
-    if options.quick:
-        with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.quick:
             real_photographs.quick_rows(Path(scratch))
-            show(Path(scratch) / "SEAM", Path(scratch) / "drawn")
+            runs = {"SEAM, drawn scenes": [(Path(scratch) / "SEAM", Path(scratch) / "drawn")]}
+        else:
+            runs = {}
+            for run in options.runs:
+                setting, _, _ = run.name.rpartition("-")
+                runs.setdefault(setting, []).append((run, run.parent / run.name.split("-")[0]))
+        print("| run | seeds | refinement | at the automatic threshold | at the best | best at |")
+        print("|---|---|---|---|---|---|")
+        for setting, members in runs.items():
+            show(setting, [Comparison(*member) for member in members])
+        if options.overlays:
+            draw(Comparison(*next(iter(runs.values()))[0]), options.overlays)
     return 0
 
 
-def show(run, shards):
-    """Prints the row of one run."""
-    collection = open_collection(str(shards))
-    scenes = list(read_scenes(run / SCORES, collection))
-    automatic = automatic_threshold(scenes)
-    classes = len(collection.class_names)
-    cells = [f"{automatic:.2f}"]
-    cells.append(sweep_cell(((r, s, k) for r, s, k in scenes), classes, automatic))
-    cells.append(sweep_cell(((r, pamr(r.image, s), k) for r, s, k in scenes), classes, automatic))
-    cells.append(crf_cell(scenes, classes, automatic))
-    print(f"| {run.name} | " + " | ".join(cells) + " |", flush=True)
+class Comparison:
+    """All refinements of one run's scores.
+
+    Args:
+        run: run directory with scores.
+        shards: folder of its collection.
+    """
+
+    def __init__(self, run, shards):
+        collection = open_collection(str(shards))
+        self._classes = len(collection.class_names) + 1
+        self.scenes = list(read_scenes(run / SCORES, collection))
+        self.automatic = automatic_threshold(self.scenes)
+        self._thresholds = (*THRESHOLDS, self.automatic)
+        self._confusions = {}
+        for record, scores, keys in self.scenes:
+            for name, refine in REFINEMENTS.items():
+                for threshold, mask in zip(
+                    self._thresholds, refine(record.image, scores, keys, self._thresholds), strict=True
+                ):
+                    added = confusion_matrix(record.mask, mask, self._classes)
+                    key = name, threshold
+                    self._confusions[key] = self._confusions.get(key, 0) + added
+
+    def miou(self, name, threshold):
+        """In %."""
+        return 100 * mean_iou(counts_of(self._confusions[name, threshold]))
+
+    def best(self, name):
+        """The threshold of the highest mIoU."""
+        return max(THRESHOLDS, key=lambda threshold: self.miou(name, threshold))
+
+
+def show(setting, comparisons):
+    """Prints a row a refinement."""
+    for name in REFINEMENTS:
+        automatic = [each.miou(name, each.automatic) for each in comparisons]
+        best = [each.best(name) for each in comparisons]
+        highest = [each.miou(name, threshold) for each, threshold in zip(comparisons, best, strict=True)]
+        spread = real_photographs.spread
+        print(
+            f"| {setting} | {len(comparisons)} | {name} | {spread(automatic)} | {spread(highest)} | "
+            f"{statistics.mean(best):.2f} |",
+            flush=True,
+        )
+
+
+def draw(comparison, folder):
+    """Writes a picture an image: the image, its truth, and its masks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for record, scores, keys in comparison.scenes[:: max(1, len(comparison.scenes) // OVERLAYS)][:OVERLAYS]:
+        masks = [record.mask]
+        for name, refine in REFINEMENTS.items():
+            masks += refine(record.image, scores, keys, [comparison.best(name)])
+        picture = side_by_side([record.image, *(overlay(record.image, mask) for mask in masks)])
+        (folder / f"{Path(record.image_id).name}.png").write_bytes(picture)
 
 
 def read_scenes(folder, collection):
@@ -78,52 +135,52 @@ def automatic_threshold(scenes):
     return agreement.choose()[0]
 
 
-def pamr(image, scores):
-    """The scores after PAMR."""
+def unrefined(image, scores, keys, thresholds):
+    """The mask at each threshold."""
+    return [named(label, keys) for label in labels(scores, thresholds)]
+
+
+def pamr(image, scores, keys, thresholds):
+    """The mask at each threshold, of scores after PAMR."""
     from wsss.transforms.refine import pamr_of_any_size
 
-    if not len(scores):
-        return scores
-    images = image[None].astype(np.float32) / 255
-    refined = pamr_of_any_size(iterations=10)(images, np.moveaxis(scores, 0, -1)[None])
-    return np.ascontiguousarray(np.moveaxis(refined.numpy()[0], -1, 0))
+    if len(scores):
+        images = image[None].astype(np.float32) / 255
+        refined = pamr_of_any_size(iterations=10)(images, np.moveaxis(scores, 0, -1)[None])
+        scores = np.moveaxis(refined.numpy()[0], -1, 0)
+    return unrefined(image, scores, keys, thresholds)
 
 
-def sweep_cell(scenes, classes, automatic):
-    """mIoU at the automatic and at the best threshold, where a mask is the scores against the threshold."""
-    sweep = ThresholdSweep(classes + 1)
-    at_automatic = np.zeros((classes + 1, classes + 2), np.int64)
-    for record, scores, keys in scenes:
-        sweep.update(scores, keys, record.mask)
-        mask = mask_from_scores(scores, keys, background_scores(scores, threshold=automatic))
-        at_automatic = at_automatic + confusion_matrix(record.mask, mask, classes + 1)
-    threshold, best = sweep.best()
-    return f"{100 * mean_iou(counts_of(at_automatic)):.1f} / {100 * best:.1f} at {threshold:.2f}"
+def crf(preset):
+    """The CRF of the labels at each threshold, as in the pipeline; all share the lattice of the image."""
+
+    def refine(image, scores, keys, thresholds):
+        if not len(scores):
+            return unrefined(image, scores, keys, thresholds)
+        unaries = [unary_from_labels(label, len(scores) + 1) for label in labels(scores, thresholds)]
+        return [named(refined.argmax(axis=-1), keys) for refined in DenseCRF(image, preset).infer(unaries)]
+
+    return refine
 
 
-def crf_cell(scenes, classes, automatic):
-    """The same for the dense CRF of the labels at each threshold; all share the lattice of the image."""
-    thresholds = (automatic, *CRF_THRESHOLDS)
-    confusions = [np.zeros((classes + 1, classes + 2), np.int64) for _ in thresholds]
-    for record, scores, keys in scenes:
-        for index, mask in enumerate(crf_masks(record.image, scores, keys, thresholds)):
-            confusions[index] = confusions[index] + confusion_matrix(record.mask, mask, classes + 1)
-    at_automatic, *others = (mean_iou(counts_of(confusion)) for confusion in confusions)
-    best = int(np.argmax(others))
-    return f"{100 * at_automatic:.1f} / {100 * others[best]:.1f} at {CRF_THRESHOLDS[best]:.2f}"
+def labels(scores, thresholds):
+    """The strongest row of `scores` at each pixel, 0 for the background."""
+    size = (1, *scores.shape[1:])
+    return [np.concatenate([np.full(size, t, np.float32), scores]).argmax(axis=0) for t in thresholds]
 
 
-def crf_masks(image, scores, keys, thresholds):
-    """The mask at each threshold after the CRF with the pipeline's default constants."""
-    size = image.shape[:2]
-    if not len(scores):
-        return [np.zeros(size, np.uint8) for _ in thresholds]
-    unaries = []
-    for threshold in thresholds:
-        stacked = np.concatenate([np.full((1, *size), threshold, np.float32), scores])
-        unaries.append(unary_from_labels(stacked.argmax(axis=0), len(stacked)))
-    names = np.array([0, *(key + 1 for key in keys)], np.uint8)
-    return [names[refined.argmax(axis=-1)] for refined in DenseCRF(image, "ppc").infer(unaries)]
+def named(label, keys):
+    """Rows of the scores -> labels of the mask."""
+    return np.array([0, *(key + 1 for key in keys)], np.uint8)[label]
+
+
+REFINEMENTS = {
+    "none": unrefined,
+    "PAMR": pamr,
+    "CRF, preset ppc": crf("ppc"),
+    "CRF, preset deeplab": crf("deeplab"),
+    "CRF, preset ppc_segmentation": crf("ppc_segmentation"),
+}
 
 
 if __name__ == "__main__":

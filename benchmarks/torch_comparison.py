@@ -1,8 +1,10 @@
 """SEAM on ResNet-38d here and in PyTorch: the same layers, weights and images, in turns.
 
-Each framework runs in a process of its own, so that its peak memory is known; calls alternate, and the
-median counts. "share" is the rate relative to the fastest large float32 matrix product in the same run. On a
-shared machine trust the CPU seconds of `--threads 1` more than the wall clock.
+Each framework runs in a process of its own, so that its memory is known: "peak" is the largest resident size
+of the whole process, and "growth" how far that is above the size after all imports. Calls alternate, and the
+median counts. "share" is the rate relative to the fastest large float32 matrix product of the row, of either
+framework; each measures some after every call. On a shared machine trust the CPU seconds of `--threads 1`
+more than the wall clock.
 
     python -m benchmarks.torch_comparison [--quick] [--rows forward inference] [--torch_python PYTHON]
 
@@ -13,11 +15,11 @@ mirror, merged at its size for two present classes), train_224 and train_448 (a 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,7 @@ SCALES = (0.5, 1.0, 1.5, 2.0)
 PRESENT = (3, 14)  # classes of the photograph
 CLASSES = 20
 PRODUCT = 2048  # side of the matrices of the reference product
+PRODUCTS = 5  # of them after each call; the fastest counts
 
 
 class Row(NamedTuple):
@@ -80,7 +83,7 @@ def main(argv=None):
 
 
 def compare(interpreters, name, args):
-    """What each framework's process said, `{form: {"times": [[wall, cpu], ...], "peak": MB, ...}}`."""
+    """What each framework's process said: `{form: {"times": [[wall, cpu], ...], "peak": MB, ...}}`."""
     workers = {}
     for form, interpreter in interpreters.items():
         command = [interpreter, "-m", "benchmarks.torch_comparison", "--worker", form, name]
@@ -90,16 +93,18 @@ def compare(interpreters, name, args):
         )
         if not workers[form].stdout.readline():  # ready, and quiet while the next one starts
             raise RuntimeError(f"The process of {form} ended; run it alone: {' '.join(command)}")
-    results = {form: {"times": [], "products": []} for form in workers}
+    results = {form: {"times": [], "products": [], "peak": 0} for form in workers}
     for _ in range(args.rounds):
         for form, worker in workers.items():
             print("call", file=worker.stdin, flush=True)
             answer = json.loads(worker.stdout.readline())
             results[form]["times"].append(answer["time"])
             results[form]["products"].append(answer["product"])
+            results[form]["peak"] = answer["peak"]
     for form, worker in workers.items():
         output, _ = worker.communicate("")
         results[form].update(json.loads(output))
+        results[form]["growth"] = results[form]["peak"] - results[form]["before"]
     return results
 
 
@@ -119,10 +124,10 @@ def report(name, row, results):
             ours = medians["ours"]
             difference = np.abs(np.subtract(result["sample"], results["ours"]["sample"])).max()
             largest = np.abs(result["sample"]).max()
-            memory = results["ours"]["growth"] / result["growth"]
+            peak, growth = (results["ours"][key] / result[key] for key in ("peak", "growth"))
             line += (
                 f"  ours: {wall / ours[0]:.2f}x the speed, {cpu / ours[1]:.2f}x a CPU second, "
-                f"{memory:.0%} of the growth, equal to {difference / largest:.0e}"
+                f"{peak:.0%} of the peak, {growth:.0%} of the growth, equal to {difference / largest:.0e}"
             )
         print(line, flush=True)
 
@@ -131,38 +136,51 @@ def work(form, name, quick, threads):
     """The process of one framework: a call for each line on stdin, its cost as the answer."""
     set_threads(form, threads)
     row, width = (QUICK_ROWS if quick else ROWS)[name], 0.25 if quick else 1.0
+    prepare, product = (torch_call, torch_product) if form == "torch" else (our_call, our_product)
     before = peak_megabytes()
-    call, gflop = (torch_call if form == "torch" else our_call)(row, width)
-    product = torch_product if form == "torch" else our_product
+    call, gflop = prepare(row, width)
     sample = np.ravel(call())  # the first call compiles and allocates, and is not timed
-    product()
+    fastest_product(product)
     print("ready", flush=True)
     for _ in sys.stdin:
         start, cpu_start = time.perf_counter(), time.process_time()
         call()
         seconds = [time.perf_counter() - start, time.process_time() - cpu_start]
-        start = time.perf_counter()
-        product()
-        rate = 2 * PRODUCT**3 / 1e9 / (time.perf_counter() - start)
-        print(json.dumps({"time": seconds, "product": rate}), flush=True)
-    peak = peak_megabytes()
+        peak = peak_megabytes()  # the products are no part of it
+        print(json.dumps({"time": seconds, "product": fastest_product(product), "peak": peak}), flush=True)
     sample = sample[:: max(sample.size // 1000, 1)].astype(float).tolist()
-    answer = {"peak": peak, "growth": peak - before, "sample": sample, "gflop": gflop}
-    print(json.dumps(answer), flush=True)
+    print(json.dumps({"before": before, "sample": sample, "gflop": gflop}), flush=True)
     return 0
 
 
+def fastest_product(product):
+    """GFLOP/s of the fastest of some large matrix products."""
+    seconds = []
+    for _ in range(PRODUCTS):
+        start = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - start)
+    return 2 * PRODUCT**3 / 1e9 / min(seconds)
+
+
 def peak_megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process; `ru_maxrss` would inherit that of the one that started it."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def set_threads(form, threads):
+    """Imports all that the framework's calls import, and sets its threads."""
     if form == "torch":
         import torch
+
+        import benchmarks.torch_seam  # noqa: F401
 
         torch.set_num_threads(threads)
     else:
         import tensorflow as tf
+
+        import wsss.inference
+        import wsss.models.published  # noqa: F401
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)

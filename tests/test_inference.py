@@ -75,7 +75,7 @@ def test_a_mixture_of_sizes_is_traced_once(monkeypatch):
     predictor = CamPredictor(stand_in_model())
     for size in [(16, 16), (17, 33), (40, 9)]:
         predictor.predict(photographs(2, size))
-    assert traces[0].experimental_get_tracing_count() == 1
+    assert traces[0][True].experimental_get_tracing_count() == 1
 
 
 def test_how_images_are_split_into_calls_does_not_matter():
@@ -85,6 +85,27 @@ def test_how_images_are_split_into_calls_does_not_matter():
     for one, other in zip(whole, split, strict=True):
         np.testing.assert_allclose(one.cams[0], other.cams[0], atol=1e-6)
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+
+
+def test_a_mirror_gives_the_same_apart_from_its_image_and_together():
+    model, images = stand_in_model(), photographs(2, (20, 28))
+    together = CamPredictor(model).predict(images)
+    apart = CamPredictor(model, pixels_at_once=1).predict(images)
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+        for cam, other_cam in zip(one.cams, other.cams, strict=True):
+            np.testing.assert_allclose(cam, other_cam, atol=1e-6)
+
+
+def test_a_call_holds_no_more_pixels_than_allowed_unless_one_view_does():
+    predictor = CamPredictor(stand_in_model(), pixels_at_once=1000)
+    sizes = [(10, 10), (20, 20), (30, 30), (40, 40)]
+    calls = predictor._divide(photographs(7, (20, 20)), sizes)
+    assert [call.pixels for call in calls if call.size == (40, 40)] == [1600] * 7  # one view of one image
+    assert [call.pixels for call in calls if call.size == (30, 30)] == [900] * 7
+    assert [call.pixels for call in calls if call.size == (20, 20)] == [800] * 7  # an image and its mirror
+    assert [call.pixels for call in calls if call.size == (10, 10)] == [1000, 400]
+    assert [call.pixels for call in calls] == sorted((call.pixels for call in calls), reverse=True)
 
 
 def test_a_long_side_beyond_the_limit_is_shrunk_and_no_other():

@@ -47,9 +47,14 @@ class CamPredictor:
       device. Shapes are never padded to one another: that would change the values at the borders.
     - The compiled function accepts any batch and image size: a collection of mixed sizes is traced once.
     - Maps leave the device at feature resolution; `wsss.seeds.merge_scales` up-samples present classes only.
+    - Batch normalisation and padding are folded into the convolutions, see `wsss.models.folding`.
     - Independent batches run on several threads and fill the gaps of one another.
 
-    The network's order of work depends on the images given and on nothing else, so that results repeat.
+    Memory is held down by `pixels_at_once`: an image and its mirror that exceed it together go one after the
+    other, and an image that exceeds it alone goes while no other does.
+
+    How the work is divided depends on the shape and number of the images and on nothing else, so that results
+    repeat.
 
     Args:
         model: what `keras.models.load_model` gives for a trained run: an object with the Keras models
@@ -59,7 +64,8 @@ class CamPredictor:
         cam: `"refined_cam"` or `"cam"`, the map that is read out.
         max_side: images with a longer side are shrunk to it before the scales apply, 0 never shrinks;
             the published code never does, but a 12 megapixel photograph at scale 2 fits no accelerator.
-        pixels_at_once: most pixels in one call of the network, mirrors included; one image may exceed it.
+        pixels_at_once: most pixels in one call of the network, mirrors included; one view of one image may
+            exceed it.
         threads: batches that are in work at once.
 
     Raises:
@@ -74,12 +80,12 @@ class CamPredictor:
         mirror=True,
         cam="refined_cam",
         max_side=1024,
-        pixels_at_once=1 << 21,
+        pixels_at_once=3 << 18,
         threads=2,
     ):
-        self._forward, self.classes = _compile(model, cam, mirror)
+        self._forward, self.classes = _compile(model, cam)
         self._scales = tuple(scales)
-        self._mirrors = 2 if mirror else 1
+        self._mirror = bool(mirror)
         self._max_side = max_side
         self._pixels_at_once = pixels_at_once
         self._pool = ThreadPoolExecutor(threads)
@@ -104,13 +110,10 @@ class CamPredictor:
         shrink = _shrinkage(size, self._max_side)
         scaled_sizes = tuple(scaled_size(size, shrink * scale) for scale in self._scales)
 
-        calls = []
-        for scale_index, target in enumerate(scaled_sizes):
-            at_once = max(1, self._pixels_at_once // (self._mirrors * target[0] * target[1]))
-            for start in range(0, len(images), at_once):
-                calls.append((scale_index, start, target, images[start : start + at_once]))
-        calls.sort(key=lambda call: -call[2][0] * call[2][1] * len(call[3]))  # the longest first
-        outputs = dict(self._pool.map(self._call, calls))
+        calls = self._divide(images, scaled_sizes)
+        alone = [call for call in calls if call.pixels > self._pixels_at_once]
+        outputs = dict(map(self._call, alone))
+        outputs.update(self._pool.map(self._call, calls[len(alone) :]))
 
         scales = range(len(scaled_sizes))
         parts = [[outputs[key] for key in sorted(outputs) if key[0] == scale] for scale in scales]
@@ -121,11 +124,41 @@ class CamPredictor:
             for index in range(len(images))
         ]
 
+    def _divide(self, images, scaled_sizes):
+        """The calls of the network that all scales take, the largest first."""
+        calls = []
+        for scale, size in enumerate(scaled_sizes):
+            views = 2 if self._mirror else 1
+            of_image = views * size[0] * size[1]
+            together = of_image <= self._pixels_at_once
+            at_once = self._pixels_at_once // of_image if together else 1
+            for start in range(0, len(images), at_once):
+                part = images[start : start + at_once]
+                calls.append(_Call(scale, start, size, part, views if together else 1))
+        return sorted(calls, key=lambda call: -call.pixels)
+
     def _call(self, call):
-        scale_index, start, target, images = call
-        batch = np.stack([_resize(image, target) for image in images])
-        cams, scores = self._forward(batch)
-        return (scale_index, start), (np.ascontiguousarray(np.moveaxis(cams.numpy(), -1, 1)), scores.numpy())
+        batch = np.stack([_resize(image, call.size) for image in call.images])
+        mirror = self._mirror and call.views == 2
+        cams, scores = (x.numpy() for x in self._forward[mirror](batch))
+        if self._mirror and not mirror:
+            mirrored_cams, mirrored_scores = (x.numpy() for x in self._forward[False](batch[:, :, ::-1]))
+            cams, scores = cams + mirrored_cams[:, :, ::-1], (scores + mirrored_scores) / 2
+        return (call.scale, call.start), (np.ascontiguousarray(np.moveaxis(cams, -1, 1)), scores)
+
+
+class _Call(NamedTuple):
+    """Images that go through the network at one scale, and how many views of each go together."""
+
+    scale: int
+    start: int  # index of the first image
+    size: tuple[int, int]
+    images: Sequence[np.ndarray]
+    views: int
+
+    @property
+    def pixels(self):
+        return self.views * len(self.images) * self.size[0] * self.size[1]
 
 
 class AffinityPredictor:
@@ -195,10 +228,15 @@ def cached_affinity_predictor(path, content_hash, max_side):
     return AffinityPredictor(_load_model(path), max_side)
 
 
-def _compile(model, cam, mirror):
-    """One traced function, uint8 images -> (summed CAM, mean scores), and the number of classes."""
+def _compile(model, cam):
+    """Functions uint8 images -> (CAM, scores), summed and averaged over the mirror or not, and class count.
+
+    The functions are keyed by whether the mirror joins in; each is traced once, for images of all sizes.
+    """
     import keras
     import tensorflow as tf
+
+    from wsss.models.folding import fold_for_inference
 
     if cam not in CAMS:
         raise UserError(f"`cam` must be one of {', '.join(CAMS)}. Received: {cam!r}.")
@@ -209,14 +247,13 @@ def _compile(model, cam, mirror):
     _check_input(cam_model)
     inputs = cam_model.inputs[0]
     if classifier.inputs[0] is inputs:
-        network = keras.Model(inputs, [cam_model.outputs[0], classifier.outputs[0]])
+        network = fold_for_inference(keras.Model(inputs, [cam_model.outputs[0], classifier.outputs[0]]))
     else:
 
         def network(images, training):
             return cam_model(images, training=training), classifier(images, training=training)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False)
-    def forward(images):
+    def forward(images, mirror):
         count = tf.shape(images)[0]
         if mirror:
             images = tf.concat([images, tf.reverse(images, [2])], axis=0)
@@ -227,7 +264,12 @@ def _compile(model, cam, mirror):
             scores = (scores[:count] + scores[count:]) / 2
         return cams, scores
 
-    return forward, int(classifier.output_shape[-1])
+    images = tf.TensorSpec((None, None, None, 3), tf.uint8)
+    traced = {
+        mirror: tf.function(functools.partial(forward, mirror=mirror), [images], autograph=False)
+        for mirror in (False, True)
+    }
+    return traced, int(classifier.output_shape[-1])
 
 
 def _compile_affinity(model):

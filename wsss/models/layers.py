@@ -149,7 +149,8 @@ def correlation_embedding(
         embedding: channels of the result.
         standardize: every one of the 195 channels has mean 0 and variance 1 over the positions of an image.
             As released (False), what all positions have in common makes all alike: with the features of
-            MobileNetV2 99.5 % of the pairs are positive, and the refined map is wide.
+            MobileNetV2 99.5 % of the pairs are positive, and the refined map is wide. Where features are
+            sparser, as in MobileNetEdgeTPU, nothing is won.
 
     Returns:
         Keras tensor (batch, *size of `like`, embedding).

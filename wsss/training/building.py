@@ -72,8 +72,7 @@ def make_model(options, classes, backbone):
         backbone.input,
         backbone.feature,
         classes,
-        # ResNet-38d as published; the stages of other networks differ in scale, and share more.
-        correlation_feature=backbone.correlation_feature(standardize=options.backbone != "resnet38"),
+        correlation_feature=backbone.correlation_feature(standardize=_standardizes_correlation(options)),
         ER_reg_coef=options.er_weight,
         ECR_reg_coef=options.ecr_weight,
         min_pooling_coef=options.min_pooling_weight,
@@ -86,6 +85,12 @@ def make_model(options, classes, backbone):
         seed=options.seed,
         **contrast,
     )
+
+
+def _standardizes_correlation(options):
+    if options.standardize_correlation == "auto":
+        return options.backbone.replace("_", "").lower() == "mobilenetv2"
+    return options.standardize_correlation == "yes"
 
 
 def compile_model(model, options, backbone, total_steps):

@@ -61,6 +61,12 @@ class TrainingOptions:
     )
     freeze_batch_norm: bool = _flag(True, "keep statistics, scale and offset of pretrained batch norms")
     dropout: bool = _flag(True, "use the dropout of backbones that have one")
+    standardize_correlation: str = _flag(
+        "auto",
+        "standardize what pixels are compared by, where a network's refined maps are wide; auto: with "
+        "MobileNetV2 only, see benchmarks/RESULTS.md",
+        choices=("auto", "yes", "no"),
+    )
 
     epochs: int = _flag(8, "passes over the split")
     batch_size: int = _flag(8, "images a step, over all replicas together")
