@@ -1,4 +1,4 @@
-"""What every test shares: where the data beside the project lies."""
+"""What every test shares: where the data beside the project lies, and which backends of Keras it needs."""
 
 import os
 import sys
@@ -9,6 +9,17 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 SHARED = Path(os.environ.get("WSSS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture makes what the backend cannot use
+def pytest_runtest_setup(item):
+    """Skips `@pytest.mark.backends("tensorflow", reason="tf.data")` tests under the other backends."""
+    marker = item.get_closest_marker("backends")
+    if marker:
+        import keras
+
+        if keras.backend.backend() not in marker.args:
+            pytest.skip(f"{marker.kwargs['reason']} needs the backend {' or '.join(marker.args)}")
 
 
 @pytest.fixture(scope="session")

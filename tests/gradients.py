@@ -47,6 +47,48 @@ def gradients(function, *arrays):
     return value_and_gradients(function, *arrays)[1]
 
 
+def loss_gradients(model, images, labels):
+    """Gradients of the loss that `model`, compiled, trains by.
+
+    Args:
+        model: `keras.Model`.
+        images, labels: NumPy arrays, one batch.
+
+    Returns:
+        List of NumPy arrays in the order of `model.trainable_variables`, zeros where nothing is learned.
+    """
+    variables = model.trainable_variables
+    values = [variable.value for variable in variables]
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        model.optimizer.build(variables)
+        kept = (model.non_trainable_variables, model.metrics_variables, model.optimizer.variables)
+        kept = [[variable.value for variable in group] for group in kept]
+
+        def loss(values, non_trainable, metrics, optimizer):
+            batch = {"x": images, "y": labels, "sample_weight": None, "training": True}
+            return model.compute_loss_and_updates(
+                values, non_trainable, metrics, optimizer_variables=optimizer, **batch
+            )
+
+        gradients, _ = jax.jit(jax.grad(loss, has_aux=True))(values, *kept)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(images, labels, model(images, training=True))
+        gradients = tape.gradient(loss, values, unconnected_gradients="zero")
+    else:
+        import torch
+
+        loss = model.compute_loss(images, labels, model(images, training=True))
+        gradients = torch.autograd.grad(loss, values, allow_unused=True)
+        gradients = [torch.zeros_like(v) if g is None else g for v, g in zip(values, gradients)]
+    return [np.asarray(ops.convert_to_numpy(gradient)) for gradient in gradients]
+
+
 def compiled(function):
     """`function` under the backend's compiler (XLA for TensorFlow and JAX), arrays in, arrays out."""
     backend = keras.backend.backend()

@@ -209,7 +209,7 @@ def test_mixed_precision_trains_with_loss_scaling(jit_compile):
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow")
+@pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_equal_one(two_replicas):
     x, y = small_data()
     one = small_model()

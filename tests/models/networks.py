@@ -17,9 +17,14 @@ MODELS = {
     ),
 }
 
+# Steps are eager, since tracing takes seconds; but JAX compiles every operation of an eager step alone.
+ALWAYS_COMPILED = keras.backend.backend() == "jax"
 
-def tiny_model(kind="seam_rescale", *, run_eagerly=True, jit_compile=False, **options):
-    """A model on a CNN of one convolution, compiled with plain SGD; eager, since tracing takes seconds."""
+
+def tiny_model(
+    kind="seam_rescale", *, run_eagerly=not ALWAYS_COMPILED, jit_compile=ALWAYS_COMPILED, **options
+):
+    """A model on a CNN of one convolution, compiled with plain SGD."""
     keras.utils.set_random_seed(0)
     model_class, own = MODELS[kind]
     image = layers.Input((None, None, 3), name="image")

@@ -144,7 +144,7 @@ def test_unknown_pixels_do_not_count(trained):
     assert model.evaluate(images, hidden, verbose=0, return_dict=True)["loss"] == 0
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow")
+@pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_equal_one(two_replicas):
     import tensorflow as tf
 
@@ -160,6 +160,21 @@ def test_two_replicas_equal_one(two_replicas):
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for one, two in zip(results[0][1], results[1][1], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.backends("tensorflow", "jax", reason="XLA")
+def test_compiled_training_equals_the_eager_one():
+    results = []
+    for options in ({"run_eagerly": True}, {"jit_compile": True}):
+        model = small_model()
+        model.compile(keras.optimizers.SGD(0.1), **options)
+        history = model.fit(*two_squares(2), epochs=3, verbose=0)
+        results.append((history.history["loss"], model.get_weights()))
+    (eager_losses, eager_weights), (losses, weights) = results
+    np.testing.assert_allclose(losses, eager_losses, rtol=1e-5)
+    for one, other in zip(weights, eager_weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 def test_sample_weights_are_refused():

@@ -218,7 +218,7 @@ def test_gradient_reaches_the_transform():
     assert gradient[0, 0] != 0
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch has no compiler here")
+@pytest.mark.backends("tensorflow", "jax", reason="XLA")
 def test_compiled_warp_equals_the_eager_one():
     images, (code, args) = smooth_images(), code_and_arguments("rescale_aspect")
     affine = Affine(fill_mode="wrap")

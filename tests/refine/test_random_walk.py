@@ -208,15 +208,29 @@ def test_affinity_net_walk_equals_the_published_one(case):
 
     upsampled = resize(walked, padded)
     if case["crf"]:
-        image = np.pad(case["image"], [(0, padded[0] - height), (0, padded[1] - width), (0, 0)])
+        image = normalized_and_back(case["image"], padded)
         energies = unary_from_probabilities(np.clip(np.moveaxis(upsampled, 0, 2), 0, 1))
         upsampled = np.moveaxis(DenseCRF(image).infer(energies, 1), 2, 0)
         error = np.abs(upsampled[case["rw_rows"]] - case["cam_rw_up_rows"])
-        assert np.quantile(error, 0.99) < 1e-2
+        assert np.quantile(error, 0.999) <= 1e-4  # as recorded CRFs are compared everywhere
+        assert error.max() <= 1e-2
     else:
         assert_close(upsampled[case["rw_rows"]], case["cam_rw_up_rows"], rtol=1e-4)
     prediction = upsampled.argmax(0)[:height, :width]
-    assert (prediction == case["pred"]).mean() >= (0.995 if case["crf"] else 0.999)
+    assert (prediction == case["pred"]).mean() >= 0.999
+
+
+def normalized_and_back(image, size):
+    """What the published program shows to its CRF: its network's input, padded, as pixels again.
+
+    Normalised in float64, kept and taken back in float32, and cut to integers: a third of the numbers comes
+    out one lower.
+    """
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    normalized = np.float32((image / 255 - mean) / deviation)
+    normalized = np.pad(normalized, [*((0, out - side) for side, out in zip(image.shape, size)), (0, 0)])
+    back = (normalized * np.float32(deviation) + np.float32(mean)) * np.float32(255)
+    return np.clip(back, 0, 255).astype(np.uint8)
 
 
 def pad_to(cams, size):

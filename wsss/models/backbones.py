@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from wsss.models.dilation import to_dense
 from wsss.models.layers import correlation_embedding
@@ -232,7 +232,7 @@ def _normalize(image, mode):
     scale, offset, blue_first = _NORMALIZATION[mode]
     if mode == "none":
         return image
-    x = image[..., ::-1] if blue_first else image
+    x = ops.flip(image, axis=-1) if blue_first else image
     return layers.Rescaling(scale, offset, name="normalization_of_input")(x)
 
 
