@@ -116,7 +116,7 @@ def merge_mirrored_edges(edge, mirrored_edge):
     Returns:
         float (batch, height, width, 1), in (0, 1).
     """
-    return ops.sigmoid((edge + ops.flip(mirrored_edge, axis=2)) / 2)
+    return ops.sigmoid(ops.add(edge, ops.flip(mirrored_edge, axis=2)) / 2)
 
 
 @keras.saving.register_keras_serializable(package="wsss")
