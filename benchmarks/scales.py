@@ -69,9 +69,8 @@ def main(argv=None):
 def sweeps(run, shards, limit):
     """`{(set, mirror): ThresholdSweep}` of one network over a collection."""
     collection = open_collection(str(shards))
-    cam = "refined_cam"
     model = keras.models.load_model(run / "model.keras", compile=False)
-    predictor = CamPredictor(model, scales=SCALES, mirror=False, cam=cam)
+    predictor = CamPredictor(model, scales=SCALES, mirror=False, cam="refined_cam")
     classes = len(collection.class_names) + 1
     table = {(name, mirror): ThresholdSweep(classes) for name in SETS for mirror in (False, True)}
     for index, record in enumerate(collection.read("train")):
@@ -111,7 +110,7 @@ def gflop(network, size):
 def show(tables, cost):
     """Prints mean mIoU, threshold and cost of every set, the cheapest first."""
     rows = []
-    for (name, mirror), _ in tables[0].items():
+    for name, mirror in tables[0]:
         best = [table[name, mirror].best() for table in tables]
         rows.append(
             (

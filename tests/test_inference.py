@@ -148,5 +148,5 @@ def test_a_file_that_is_no_model_and_a_missing_one_are_users_mistakes(tmp_path):
     with pytest.raises(UserError, match="no model at"):
         load_predictor(path)
     path.write_bytes(b"not a zip file")
-    with pytest.raises(UserError, match="no trained model"):
+    with pytest.raises(UserError, match="not a whole"):
         load_predictor(path)

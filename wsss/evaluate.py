@@ -18,8 +18,8 @@ from wsss.data.images import BadImage, decode_mask
 from wsss.data.records import open_collection
 from wsss.errors import UserError, program
 from wsss.layout import decode_scores, image_id_of
+from wsss.masks import IGNORE
 from wsss.metrics import (
-    IGNORE,
     THRESHOLDS,
     Counts,
     ThresholdSweep,

@@ -8,6 +8,7 @@ import functools
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -204,6 +205,8 @@ def _load_model(path):
     import wsss.models  # noqa: F401  registers the classes that a file names
 
     with _local_copy(path) as local:
+        if not zipfile.is_zipfile(local):
+            raise UserError(f"`{path}` is not a whole `.keras` file: copy it anew, or train again.")
         try:
             return keras.models.load_model(local, compile=False)
         except (ValueError, TypeError, OSError, KeyError) as error:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-IGNORE = 255
+from wsss.masks import IGNORE
+
 THRESHOLDS = np.arange(60) / 100
 _CHUNK = 8192  # pixels that are counted at a time: their numbers stay in the nearest cache
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.images import voc_palette
-from wsss.seeds import IGNORE
+from wsss.masks import IGNORE
 
 
 def overlay(image, mask, opacity=0.6):

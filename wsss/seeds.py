@@ -10,8 +10,6 @@ import numpy as np
 
 from wsss.interpolation import interpolation_matrix, upsampling_matrix
 
-IGNORE = 255
-
 
 def scaled_size(size, scale):
     """Size `(height, width)` of an image at a scale: rounded half to even as published, at least 1."""

@@ -16,8 +16,7 @@ from wsss.data.label_table import parse_class_names, parse_label_table
 from wsss.data.records import Record
 from wsss.data.source import Item, Problem, Source
 from wsss.errors import UserError
-
-_IGNORE = 255
+from wsss.masks import IGNORE
 
 
 def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
@@ -98,7 +97,7 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
         elif isinstance(item.mask, dict):
             mask = _draw(item.mask)
         else:
-            mask = np.full(size, _IGNORE, np.uint8)
+            mask = np.full(size, IGNORE, np.uint8)
         if mask.shape != size:
             raise BadImage(
                 "mask_size",
@@ -106,7 +105,7 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
                 f"the upright image {facts.width}x{facts.height}.",
                 "Make the mask as large as the image is shown, its EXIF rotation applied.",
             )
-        strange = np.setdiff1d(mask, [*range(classes + 1), _IGNORE])
+        strange = np.setdiff1d(mask, [*range(classes + 1), IGNORE])
         if strange.size:
             raise BadImage(
                 "mask_values",

@@ -20,10 +20,10 @@ from wsss.data.augment import (
 )
 from wsss.data.tfrecord import read_records
 from wsss.errors import UserError
+from wsss.masks import IGNORE
 
 _BUFFER = 8 << 20
 _NEUTRAL = (0.5, 0.5, 0.5)
-_IGNORE = 255
 
 
 def steps_per_epoch(collection, split, batch_size):
@@ -216,7 +216,7 @@ def evaluation_dataset(
             example["image"] = place_crop(image, image_size, (0, 0), pad_value)
             if with_masks:
                 mask = tf.cast(example["mask"], tf.float32)
-                example["mask"] = tf.cast(place_crop(mask, image_size, (0, 0), (_IGNORE,)), tf.uint8)
+                example["mask"] = tf.cast(place_crop(mask, image_size, (0, 0), (IGNORE,)), tf.uint8)
         if with_masks:
             example["mask"] = example["mask"][..., 0]
         return example
@@ -231,7 +231,7 @@ def evaluation_dataset(
     else:
         padding = {"image": -1.0, "size": 0, "labels": 0.0, "image_id": ""}
         if with_masks:
-            padding["mask"] = tf.constant(_IGNORE, tf.uint8)
+            padding["mask"] = tf.constant(IGNORE, tf.uint8)
         dataset = dataset.padded_batch(batch_size, padding_values=padding).map(colour_padding)
     return _finished(dataset, -(-sum(collection.shard_lengths[split]) // batch_size))
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from wsss.data.source import Problem
 from wsss.errors import UserError
+from wsss.masks import IGNORE
 
 _SPLIT = re.compile(r"\w+")
 _SEPARATORS = re.compile(r"[;,|]")
 _BACKGROUND = "background"
-_IGNORE = 255
 
 
 class Row(NamedTuple):
@@ -71,7 +71,7 @@ def parse_class_names(text):
     names = [line.strip() for line in text.splitlines() if line.strip()]
     numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", name) for name in names]
     if names and all(numbered):
-        numbered = [match for match in numbered if int(match[1]) != _IGNORE]
+        numbered = [match for match in numbered if int(match[1]) != IGNORE]
         first = int(numbered[0][1]) if numbered else 0
         numbers = [int(match[1]) for match in numbered]
         if first > 1 or numbers != list(range(first, first + len(numbers))):

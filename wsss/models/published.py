@@ -20,7 +20,8 @@ class PublishedNetwork(NamedTuple):
     """One published network.
 
     Attributes:
-        build: `(classes, **options) -> keras.Model`; options are those of its backbone.
+        build: `(**options) -> keras.Model`; options are those of its backbone, and `classes` where there are
+            classes.
         classes_of: published name of the tensor whose first size tells the number of classes, None where
             there are no classes.
         background: whether that size counts a background channel.
@@ -100,8 +101,8 @@ def published_pixel2prototype(classes=20, classification_activation="sigmoid", *
     )
 
 
-def published_affinity(classes=None, **options) -> AffinityNet:
-    """`resnet38_aff`; `classes` is of no effect."""
+def published_affinity(**options) -> AffinityNet:
+    """`resnet38_aff`."""
     backbone = resnet38_backbone(**options)
     return AffinityNet(backbone.input, affinity_feature(*backbone.stages.values()))
 
@@ -128,25 +129,25 @@ NETWORKS = {
     "affinity": PublishedNetwork(published_affinity, None, False, "AffinityNet on ResNet-38d"),
     "irn_cam": PublishedNetwork(irn_cam, "classifier.weight", False, "IRN's classifier, ResNet-50"),
     "irn_edge": PublishedNetwork(
-        lambda classes=None, **options: irn_edge(**options),
+        irn_edge,
         None,
         False,
         "IRN's edges and displacements, ResNet-50",
     ),
     "resnet38": PublishedNetwork(
-        lambda classes=None, **options: _feature_model(resnet38_backbone(**options)),
+        lambda **options: _feature_model(resnet38_backbone(**options)),
         None,
         False,
         "ResNet-38d, features",
     ),
     "resnet50": PublishedNetwork(
-        lambda classes=None, **options: _feature_model(torchvision_backbone(50, 32, **options)),
+        lambda **options: _feature_model(torchvision_backbone(50, 32, **options)),
         None,
         False,
         "torchvision's ResNet-50, features",
     ),
     "resnet101": PublishedNetwork(
-        lambda classes=None, **options: _feature_model(torchvision_backbone(101, 32, **options)),
+        lambda **options: _feature_model(torchvision_backbone(101, 32, **options)),
         None,
         False,
         "torchvision's ResNet-101, features",
@@ -159,13 +160,14 @@ def build_network(name, classes=20, **options):
 
     Args:
         name: a key of `NETWORKS`.
-        classes: foreground classes.
+        classes: foreground classes, of a network that has classes.
         **options: of its backbone, such as `normalize` and `width`.
 
     Returns:
         `keras.Model`.
     """
-    return NETWORKS[name].build(classes=classes, **options)
+    network = NETWORKS[name]
+    return network.build(**({"classes": classes} if network.classes_of else {}), **options)
 
 
 _TELLTALES = (  # beginning of a name that only this network, or one named before, has

@@ -8,9 +8,9 @@ import apache_beam as beam
 import numpy as np
 
 from wsss.data.images import decode_image
+from wsss.masks import IGNORE
 from wsss.quiet import import_tensorflow
 from wsss.seeds import (
-    IGNORE,
     background_scores,
     enlarge_cells,
     mask_from_scores,
