@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.memory import peak_megabytes
 from wsss.inference import CamPredictor
 from wsss.seeds import merge_scales
 
@@ -50,7 +51,7 @@ def main(argv=None):
     ways = _ways(_model(options), options.batch)
     if options.memory_of:
         ways[options.memory_of](images)
-        print(_own_peak_memory())
+        print(round(peak_megabytes()))
         return 0
     results = {name: way(images) for name, way in ways.items()}  # also warms up
     times, cpu_times = {name: [] for name in ways}, {name: [] for name in ways}
@@ -166,12 +167,6 @@ def _images(options):
     size = (94, 125) if options.quick else (375, 500)
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(options.count)]
-
-
-def _own_peak_memory():
-    """MB; not `ru_maxrss`, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def _peak_memory(name, options):

@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.refinement import child, interleaved, peak_megabytes, photographs, smooth_scores, verdict
+from benchmarks.memory import growth_megabytes
+from benchmarks.refinement import child, interleaved, photographs, smooth_scores, verdict
 from wsss.refine.dense_crf import DenseCRF, unary_from_probabilities
 
 try:
@@ -115,9 +116,7 @@ def _memory(labels, size):
     image = photographs(1, size)[0][0]
     energies = np.random.default_rng(0).random((*size, labels), np.float32)  # made without a temporary array
     DenseCRF(image[:40, :40]).infer(energies[:40, :40], 1)
-    before = peak_megabytes()
-    DenseCRF(image).infer(energies, ITERATIONS)
-    return peak_megabytes() - before
+    return growth_megabytes(lambda: DenseCRF(image).infer(energies, ITERATIONS))
 
 
 def _baseline(image, energies):

@@ -10,12 +10,13 @@ imported by `--torch_python`.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 
 import numpy as np
+
+from benchmarks.memory import peak_megabytes
 
 FORMS = {"ours": "blocks (ours)", "plain": "plain, TensorFlow", "torch": "plain, PyTorch"}
 SIZES = ((56, 56), (94, 125), (128, 128))  # images of 448, about 750 x 1000, and 1024 pixels at stride 8
@@ -156,10 +157,6 @@ def torch_call(form, cam, feature, gradient):
         return torch.autograd.grad((refine() * cam).sum(), feature)[0].numpy()
 
     return run
-
-
-def peak_megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import time
 
 import numpy as np
 
-from benchmarks.refinement import child, interleaved, peak_megabytes, verdict
+from benchmarks.memory import growth_megabytes
+from benchmarks.refinement import child, interleaved, verdict
 from wsss.refine.random_walk import _path, edge_affinity, neighbour_offsets, random_walk
 
 STEPS, BETA, CLASSES = 256, 8, 3
@@ -143,9 +144,7 @@ def _memory(side):
     """Megabytes by which the peak grows; in a process of its own, compiled code loaded before."""
     random_walk(*_case((8, 8)), BETA, STEPS)
     scores, affinity = _case((side, side))
-    before = peak_megabytes()
-    random_walk(scores, affinity, BETA, STEPS)
-    return peak_megabytes() - before
+    return growth_megabytes(lambda: random_walk(scores, affinity, BETA, STEPS))
 
 
 if __name__ == "__main__":

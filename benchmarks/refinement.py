@@ -1,7 +1,6 @@
-"""What the benchmarks of the refinement share: photographs, interleaved timing, memory of a child process."""
+"""What the benchmarks of the refinement share: photographs, interleaved timing, child processes."""
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -50,12 +49,6 @@ def interleaved(ways, rounds, clock=time.thread_time):
             way()
             times[name].append(clock() - start)
     return {name: statistics.median(each) for name, each in times.items()}
-
-
-def peak_megabytes():
-    """Largest resident memory of this process so far."""
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def child(module, *arguments):

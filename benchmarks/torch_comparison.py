@@ -19,10 +19,11 @@ import subprocess
 import sys
 import time
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from benchmarks.memory import peak_megabytes
 
 FORMS = {"ours": "wsss (Keras, TensorFlow)", "torch": "PyTorch"}
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -161,11 +162,6 @@ def fastest_product(product):
         product()
         seconds.append(time.perf_counter() - start)
     return 2 * PRODUCT**3 / 1e9 / min(seconds)
-
-
-def peak_megabytes():
-    """Of this process; `ru_maxrss` would inherit that of the one that started it."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def set_threads(form, threads):
