@@ -91,6 +91,18 @@ def write_affinity_run(folder):
     return folder
 
 
+def write_edge_run(folder):
+    """Writes an untrained IRNet as a run directory."""
+    import keras
+
+    from wsss.models.irnet import IRNet
+    from wsss.models.small import small_backbone
+
+    keras.utils.set_random_seed(0)
+    IRNet(small_backbone(8, width=8)).save(Path(folder) / "model.keras")
+    return folder
+
+
 def tree(folder):
     """Relative path -> bytes of every file in a folder."""
     folder = Path(folder)

@@ -190,7 +190,19 @@ def test_an_affinity_network_learns_from_masks(data, tmp_path):
     assert affinity.shape == (1, 5, 6, 34)
 
 
-def test_an_affinity_network_refuses_crops_without_pairs(data, tmp_path, capsys):
-    assert main(command_line(data, str(tmp_path / "run"), model="affinity")) == 2
-    assert "--image_size 72 or more" in capsys.readouterr().err
+def test_an_inter_pixel_relation_network_learns_from_masks(data, tmp_path):
+    output = str(tmp_path / "run")
+    flags = {"model": "irn", "image_size": 96, "long_side": "96,120", "learning_rate": 0.001}
+    assert main(command_line(data, output, **flags)) == 0
+    rows = read_history(os.path.join(output, "history.csv"))
+    assert {"background_loss", "displacement_foreground_loss"} <= set(rows[0])
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    model = tf.keras.models.load_model(os.path.join(output, "model.keras"))
+    assert model.edge(np.zeros((1, 40, 48, 3), "float32")).shape == (1, 10, 12, 1)
+
+
+@pytest.mark.parametrize(("model", "smallest"), [("affinity", 72), ("irn", 76)])
+def test_a_network_of_pairs_refuses_crops_without_pairs(model, smallest, data, tmp_path, capsys):
+    assert main(command_line(data, str(tmp_path / "run"), model=model, image_size=64)) == 2
+    assert f"--image_size {smallest} or more" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()

@@ -162,24 +162,33 @@ class _Call(NamedTuple):
         return self.views * len(self.images) * self.size[0] * self.size[1]
 
 
-class AffinityPredictor:
-    """Predicts the affinities of neighbouring positions of a photograph.
+class RelationPredictor:
+    """Predicts of a photograph which neighbouring positions are one thing.
 
     Args:
-        model: an `AffinityNet`.
+        model: an `AffinityNet` or an `IRNet`.
         max_side: images with a longer side are shrunk to it, 0 never shrinks.
 
+    Attributes:
+        kind: "affinity" or "edge", what `predict` gives.
+        radius: of the affinities, positions; None of edges.
+
     Raises:
-        UserError: the model gives no affinities, or accepts one image size only.
+        UserError: the model gives neither, or accepts one image size only.
     """
 
     def __init__(self, model, max_side=1024):
-        self._forward = _compile_affinity(model)
-        self.radius = model.radius
+        self.kind = next((kind for kind in ("affinity", "edge") if hasattr(model, kind)), None)
+        if self.kind is None:
+            raise UserError(
+                "The model gives neither affinities nor edges: it is no AffinityNet and no IRNet."
+            )
+        self.radius = model.radius if self.kind == "affinity" else None
+        self._forward = _compile_relation(getattr(model, self.kind))
         self._max_side = max_side
 
     def predict(self, image):
-        """Affinities of the position's neighbours, float32 `(h, w, offsets)`, 0 beyond the border.
+        """Float32 `(h, w, channels)`: affinities of the neighbours, 0 beyond the border; or the one edge.
 
         Args:
             image: uint8 `(height, width, 3)`.
@@ -226,9 +235,9 @@ def cached_predictor(path, content_hash, options):
 
 
 @functools.lru_cache(maxsize=1)
-def cached_affinity_predictor(path, content_hash, max_side):
-    """An `AffinityPredictor`, kept for the process; see `cached_predictor`."""
-    return AffinityPredictor(_load_model(path), max_side)
+def cached_relation_predictor(path, content_hash, max_side):
+    """A `RelationPredictor`, kept for the process; see `cached_predictor`."""
+    return RelationPredictor(_load_model(path), max_side)
 
 
 def _compile(model, cam):
@@ -275,18 +284,15 @@ def _compile(model, cam):
     return traced, int(classifier.output_shape[-1])
 
 
-def _compile_affinity(model):
-    """The traced function, uint8 images -> affinities."""
+def _compile_relation(relation):
+    """The traced function, uint8 images -> affinities or edges."""
     import tensorflow as tf
 
-    if not hasattr(model, "affinity"):
-        raise UserError("The model gives no affinities: it is no AffinityNet.")
-    affinity = model.affinity
-    _check_input(affinity)
+    _check_input(relation)
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False)
     def forward(images):
-        return tf.cast(affinity(tf.cast(images, tf.float32) / 255, training=False), tf.float32)
+        return tf.cast(relation(tf.cast(images, tf.float32) / 255, training=False), tf.float32)
 
     return forward
 

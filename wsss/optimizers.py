@@ -8,7 +8,7 @@ mixed precision, `tf.distribute` and `jit_compile` see an ordinary Keras optimiz
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 from keras import ops
@@ -46,7 +46,7 @@ _EVERYTHING_ELSE = ParameterGroup("")
 
 
 def layer_groups(
-    new_layers: Iterable[str], *, new_layer_multiplier=10.0, bias_multiplier=2.0
+    new_layers: Iterable[str] | Mapping[str, float], *, new_layer_multiplier=10.0, bias_multiplier=2.0
 ) -> tuple[ParameterGroup, ...]:
     """The published groups: new layers learn faster, biases twice as fast and without weight decay.
 
@@ -57,21 +57,23 @@ def layer_groups(
     Source: SEAM's and AffinityNet's released training code, `get_parameter_groups`.
 
     Args:
-        new_layers: names of the layers that start from random weights.
+        new_layers: names of the layers that start from random weights; with a mapping, a further factor on
+            the learning rate of each.
         new_layer_multiplier: learning rate of new layers relative to the others.
         bias_multiplier: learning rate of biases (`bias`, `beta`) relative to kernels.
 
     Returns:
         Groups for `GroupedSGD` or `GroupedAdamW`; the first match decides.
     """
+    factors = new_layers if isinstance(new_layers, Mapping) else dict.fromkeys(new_layers, 1.0)
     groups = []
-    names = [re.escape(name) for name in new_layers]
-    if names:
-        new = rf"(^|/)({'|'.join(names)})/"
-        groups = [
-            ParameterGroup(new + r"(.*/)?[^/]*kernel$", new_layer_multiplier, 1.0),
-            ParameterGroup(new + r"(.*/)?(bias|beta)$", new_layer_multiplier * bias_multiplier, 0.0),
-            ParameterGroup(new, new_layer_multiplier, 0.0),
+    for factor in dict.fromkeys(factors.values()):
+        names = "|".join(re.escape(name) for name, own in factors.items() if own == factor)
+        new, multiplier = rf"(^|/)({names})/", new_layer_multiplier * factor
+        groups += [
+            ParameterGroup(new + r"(.*/)?[^/]*kernel$", multiplier, 1.0),
+            ParameterGroup(new + r"(.*/)?(bias|beta)$", multiplier * bias_multiplier, 0.0),
+            ParameterGroup(new, multiplier, 0.0),
         ]
     return (
         *groups,

@@ -43,7 +43,7 @@ class Preset:
         source: where the numbers stand.
     """
 
-    model: Literal["seam", "pixel2prototype", "affinity"]
+    model: Literal["seam", "pixel2prototype", "affinity", "irn"]
     backbone: str = "resnet38"
     output_stride: int = 8
     image_size: int = 448
@@ -98,6 +98,25 @@ _AFFINITY = Preset(
     view_scale=None,
     source="Ahn & Kwak, CVPR 2018, with the learning rate of YudeWang/SEAM",
 )
+_IRN = Preset(
+    model="irn",
+    backbone="torchvision_resnet50",
+    output_stride=16,
+    image_size=512,
+    batch_size=32,
+    epochs=3,
+    learning_rate=0.1,
+    weight_decay=1e-4,
+    new_layer_multiplier=1.0,
+    bias_multiplier=1.0,
+    frozen_layers=(),
+    dropout=False,
+    long_side=(256, 768),
+    jitter=(0.0, 0.0, 0.0, 0.0),
+    view=None,
+    view_scale=None,
+    source="Ahn, Cho & Kwak, CVPR 2019, and jiwoon-ahn/irn",
+)
 
 PRESETS = {
     "seam": _SEAM,
@@ -109,6 +128,8 @@ PRESETS = {
     "affinity_psa_published": _published(
         dataclasses.replace(_AFFINITY, learning_rate=0.1, source="Ahn & Kwak, CVPR 2018, and jiwoon-ahn/psa")
     ),
+    "irn": _IRN,
+    "irn_published": _published(_IRN),
 }
 
 

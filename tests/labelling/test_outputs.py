@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.gcs_emulator import emulated_bucket
-from tests.pseudo_label_cases import CLASS_NAMES, label, tree, write_affinity_run, write_collection
+from tests.pseudo_label_cases import (
+    CLASS_NAMES,
+    label,
+    tree,
+    write_affinity_run,
+    write_collection,
+    write_edge_run,
+)
 from tests.test_inference import straightforward_sum
 from wsss import files
 from wsss.data.images import decode_image, decode_mask
@@ -167,6 +174,15 @@ def test_all_refinements_run_in_their_order(labels, run, tmp_path, tmp_path_fact
     assert len(summary["affinity_model_hash"]) == 16
     assert tree(tmp_path / "labels" / "masks") != tree(labels / "masks")
     assert label(tmp_path / "other", run, "--refine", "walk") == 2
+
+
+@pytest.mark.slow
+def test_scores_walk_between_the_edges_of_an_inter_pixel_relation_network(run, tmp_path, tmp_path_factory):
+    edges = str(write_edge_run(tmp_path_factory.mktemp("edges")))
+    flags = ("--refine", "walk,crf", "--affinity_model", edges, "--background_threshold", "0.25")
+    assert label(tmp_path / "labels", run, *flags) == 0
+    summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
+    assert summary["images"] == {"labelled": 12, "failed": 0, "failed_by_stage": {}}
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import pytest
 
 from tests.golden import assert_close, golden_cases, golden_file
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
-from wsss.models.affinity_net import AffinityNet, affinity_feature, sample_labels
+from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.checkpoints import load_tensors
+from wsss.models.pairs import sample_labels
 from wsss.models.published import published_affinity
 from wsss.ops.affinity import feature_affinity, fitting_radius, pair_offsets
 

@@ -32,8 +32,8 @@ class Options:
     crf_preset: str
     crf_unary: str
     affinity_model: str
-    walk_beta: float
-    walk_steps: int
+    walk_beta: float | None
+    walk_steps: int | None
     write: str
     output_format: str
     save_scores: bool
@@ -141,9 +141,17 @@ def make_parser():
         help="the CRF's evidence: the best label of a pixel, with confidence 0.7 (default with a constant "
         "background), or the scores (default with an alpha)",
     )
-    add("--affinity_model", default="", help="of walk: run directory or .keras file of an affinity network")
-    add("--walk_beta", type=flags.positive, default=8.0, help="exponent of the affinities, > 0, default 8")
-    add("--walk_steps", type=flags.natural, default=64, help="length of the walk, default 64")
+    add(
+        "--affinity_model",
+        default="",
+        help="of walk: run directory or .keras file of `--model affinity` or `irn`",
+    )
+    add(
+        "--walk_beta",
+        type=flags.positive,
+        help="exponent of the affinities, > 0; default: 8, or 10 with an IRN",
+    )
+    add("--walk_steps", type=flags.natural, help="length of the walk; default: 64, or 256 with an IRN")
     add(
         "--write",
         choices=("masks", "affinity_labels"),

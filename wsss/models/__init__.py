@@ -2,7 +2,8 @@
 
 from wsss.models.affinity_net import AffinityNet
 from wsss.models.classifier import Classifier
+from wsss.models.irnet import IRNet
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 
-__all__ = ["SEAM", "AffinityNet", "Classifier", "Pixel2Prototype"]
+__all__ = ["SEAM", "AffinityNet", "Classifier", "IRNet", "Pixel2Prototype"]

@@ -1,30 +1,19 @@
 """AffinityNet: a feature map in which pixels of one object lie close together."""
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from wsss.models.layers import ResizeLike
-from wsss.models.replicas import mean_over_replicas
-from wsss.ops.affinity import (
-    EPSILON,
-    AffinityLoss,
-    affinity_loss,
-    feature_affinity,
-    pair_labels,
-    pair_offsets,
-)
-
-LOSS_TERMS = ("background_loss", "foreground_loss", "negative_loss")
+from wsss.models.pairs import PairNetwork, share_of_pairs
+from wsss.ops.affinity import AffinityLoss, affinity_loss, feature_affinity, pair_labels, pair_offsets
 
 
 @keras.saving.register_keras_serializable(package="wsss")
-class AffinityNet(keras.Model):
+class AffinityNet(PairNetwork):
     """Learns from label maps how likely neighbouring pixels share a class.
 
     Source: Ahn & Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly
-    Supervised Semantic Segmentation", CVPR 2018. Trains by `compile(optimizer)`, without a loss, and `fit` on
-    images and label maps: int (batch, height, width), 0 background, 255 ignore, at the size of the images or
-    of the features. `predict` gives the features.
+    Supervised Semantic Segmentation", CVPR 2018. Trains as every `PairNetwork`; `predict` gives the features.
 
     Args:
         image_input: `keras.Input` (batch, height, width, 3).
@@ -39,17 +28,14 @@ class AffinityNet(keras.Model):
         network: functional model, images -> features.
     """
 
+    LOSS_TERMS = ("background_loss", "foreground_loss", "negative_loss")
+
     def __init__(
         self, image_input=None, feature_output=None, radius=5, *, network=None, name="affinity_net", **kwargs
     ):
-        super().__init__(name=name, **kwargs)
-        pair_offsets(radius)  # checks it
         if network is None:
             network = keras.Model(image_input, feature_output, name="network")
-        self.network = network
-        self.radius = int(radius)
-        self._term_metrics = {term: keras.metrics.Mean(name=term) for term in LOSS_TERMS}
-        self.built = True
+        super().__init__(network, radius, name=name, **kwargs)
 
     @property
     def affinity(self):
@@ -57,58 +43,12 @@ class AffinityNet(keras.Model):
         sparse = SparseAffinity(self.radius, name="affinity")(self.network.output)
         return keras.Model(self.network.input, sparse, name="affinity")
 
-    def call(self, x, training=None):
-        """Features, float (batch, h, w, channels)."""
-        return self.network(x, training=training)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def pair_terms(self, y_pred, labels):
         """A quarter of the background's and the foreground's loss each, and half of the differing pairs'."""
-        if sample_weight is not None:
-            raise ValueError("`AffinityNet` takes no `sample_weight`: set pixels that do not count to 255.")
-        height, width = ops.shape(y_pred)[1:3]
-        if isinstance(width, int) and width < smallest_side(self.radius):
-            raise ValueError(
-                f"Features must be at least {smallest_side(self.radius)} positions wide, or no pixel has all "
-                f"its neighbours within radius {self.radius}. Received: {width}; train on larger images."
-            )
-        labels = sample_labels(y, (height, width))
         pairs = pair_labels(labels, pair_offsets(self.radius))
         loss = affinity_loss(feature_affinity(y_pred, self.radius), pairs)
-        loss = AffinityLoss(*(term * _share_of_pairs(kind) for term, kind in zip(loss, pairs)))
-        for metric, value in zip(self._term_metrics.values(), loss):
-            metric.update_state(value)
-        total = self._aggregate_additional_loss(loss.total)
-        for extra in self.losses:
-            total = total + self._aggregate_additional_loss(extra)
-        return total
-
-    @property
-    def metrics(self):
-        return [*super().metrics, *self._term_metrics.values()]
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "name": self.name,
-            "radius": self.radius,
-            "network": keras.saving.serialize_keras_object(self.network),
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        network = keras.saving.deserialize_keras_object(config["network"], custom_objects=custom_objects)
-        return cls(**{**config, "network": network})
-
-
-def smallest_side(radius):
-    """The fewest positions a side on which there is a pair to learn from."""
-    return 2 * radius - 1
-
-
-def _share_of_pairs(mask):
-    """Pairs of this replica, relative to the mean of all replicas: 1 where there is one replica."""
-    count = ops.sum(mask) + EPSILON
-    return count / mean_over_replicas(count)
+        loss = AffinityLoss(*(term * share_of_pairs(kind) for term, kind in zip(loss, pairs)))
+        return loss, loss.total
 
 
 def affinity_feature(low, middle, high, *, channels=(64, 128, 256), names=None):
@@ -137,25 +77,6 @@ def affinity_feature(low, middle, high, *, channels=(64, 128, 256), names=None):
     return layers.Conv2D(
         sum(channels), 1, use_bias=False, activation="elu", kernel_initializer=xavier_of_gain_4, name=names[3]
     )(layers.Concatenate(name="affinity_parts")(parts))
-
-
-def sample_labels(labels, size):
-    """Label maps at another size: the label at the centre of each cell.
-
-    Args:
-        labels: int (batch, height, width) or (batch, height, width, 1).
-        size: `(h, w)`.
-
-    Returns:
-        int32 (batch, h, w).
-    """
-    labels = ops.cast(labels[..., 0] if len(labels.shape) == 4 else labels, "int32")
-    for axis, cells in enumerate(size, start=1):
-        pixels = ops.shape(labels)[axis]
-        if not (isinstance(pixels, int) and pixels == cells):
-            centres = ((2 * ops.arange(cells, dtype="int32") + 1) * pixels) // (2 * cells)
-            labels = ops.take(labels, centres, axis=axis)
-    return labels
 
 
 @keras.saving.register_keras_serializable(package="wsss")

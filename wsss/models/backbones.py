@@ -42,6 +42,7 @@ class Backbone:
         output_stride: pixels of the image per cell of `feature`.
         preprocessing: name of the normalisation: "tf", "torch", "caffe", "raw" or "none".
         pad_value: the colour in [0, 1] that the network sees as 0, for padding images.
+        stem: the features at stride 4 before the first block; None where that is not known.
     """
 
     input: Any
@@ -51,6 +52,7 @@ class Backbone:
     output_stride: int
     preprocessing: str
     pad_value: tuple[float, float, float]
+    stem: Any = None
 
     def correlation_feature(self, channels=(64, 128), embedding=192, standardize=False):
         """A new embedding of colour, the two stages before the last: what SEAM compares pixels by.

@@ -1,10 +1,12 @@
-"""ResNet-50 and ResNet-101 with torchvision's layout and names, and IRN's branches on top.
+"""ResNet-50 and ResNet-101 with torchvision's layout and names, and IRN's branches on them or on any CNN.
 
 Source: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations",
 CVPR 2019, and the released code (jiwoon-ahn/irn); He et al., CVPR 2016, in torchvision's variant with the
 stride in the 3x3 convolution. `keras.applications.ResNet50` strides in the 1x1 convolution and has biases, so
 that torchvision's weights do not fit there. Layers bear the names of the published state dicts, `-` for `.`.
 """
+
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers, ops
@@ -85,25 +87,50 @@ def irn_cam(classes=20, **options) -> keras.Model:
 
 
 def irn_edge(**options) -> keras.Model:
-    """IRN's inter-pixel relation network: class boundaries and displacement to the instance's centroid.
-
-    The backbone is frozen; both branches see all of its stages.
+    """IRN's inter-pixel relation network on ResNet-50; see `relation_network`.
 
     Args:
         **options: of `resnet`.
+    """
+    image, _, stem, *stages = resnet(**_irn_options(options))
+    return relation_network(image, dict(zip((4, 8, 16, 32), stages)), 16, stem)
+
+
+def relation_network(image, stages, output_stride, stem=None) -> keras.Model:
+    """Class boundaries, and the displacement of each pixel to the centroid of its instance.
+
+    The network below is frozen; both branches see all of its stages from stride 4 on.
+
+    Args:
+        image: `keras.Input` (batch, height, width, 3).
+        stages: stride of the original network -> Keras tensor, 4 and 8 among the strides.
+        output_stride: pixels of the image per position of the last stage.
+        stem: Keras tensor at stride 4, before the first stage; None leaves its branches out.
 
     Returns:
         Model from images to a dictionary of `edge`, float (batch, height / 4, width / 4, 1), logits, and
         `displacement`, float (batch, height / 4, width / 4, 2), in positions, (y, x).
+
+    Raises:
+        ValueError: there is no stage at stride 4, or none at stride 8.
     """
-    image, _, *stages = resnet(**_irn_options(options))
-    stages = [StopGradient()(stage) for stage in stages]
-    edge, displacement = _edge_branch(stages), _displacement_branch(stages)
-    model = keras.Model(image, {"edge": edge, "displacement": displacement}, name="irn_edge")
-    for layer in model.layers:
-        if layer.name.startswith("resnet50-"):
-            layer.trainable = False
-    return model
+    if not {4, 8} <= set(stages) or output_stride < 8:
+        raise ValueError(
+            "IRN's branches need a stage at stride 4 and one at stride 8. Received: strides "
+            f"{', '.join(map(str, stages))} at output stride {output_stride}."
+        )
+    backbone = keras.Model(image, list(stages.values()))
+    branched = [_Stage(1, 4, stem)] if stem is not None else []
+    branched += [
+        _Stage(number, min(stride, output_stride), stages[stride])
+        for number, stride in enumerate((4, 8, 16, 32), start=2)
+        if stride in stages
+    ]
+    branched = [stage._replace(feature=StopGradient()(stage.feature)) for stage in branched]
+    edge, displacement = _edge_branch(branched), _displacement_branch(branched)
+    for layer in backbone.layers:
+        layer.trainable = False
+    return keras.Model(image, {"edge": edge, "displacement": displacement}, name="irn_edge")
 
 
 def merge_mirrored_edges(edge, mirrored_edge):
@@ -136,7 +163,11 @@ class MeanShift(layers.Layer):
 
     def build(self, input_shape):
         self.moving_mean = self.add_weight(
-            shape=(input_shape[-1],), initializer="zeros", trainable=False, name="moving_mean"
+            shape=(input_shape[-1],),
+            initializer="zeros",
+            trainable=False,
+            aggregation="mean",  # over replicas
+            name="moving_mean",
         )
 
     def call(self, x, training=False):
@@ -187,26 +218,53 @@ def _irn_options(options):
     return {"prefix": "resnet50-", "output_stride": 16, "dilate": False, **options}
 
 
+class _Stage(NamedTuple):
+    """Features that the branches see: their published number, their stride, and themselves."""
+
+    number: int
+    stride: int
+    feature: Any
+
+
 def _edge_branch(stages):
-    reference = stages[1]
-    branches = []
-    for i, (stage, factor) in enumerate(zip(stages, (1, 1, 2, 4, 4)), start=1):
-        branches.append(_branch(stage, f"fc_edge{i}", 32, groups=4, factor=factor, reference=reference))
+    reference = _first_of_stride(stages, 4)
+    branches = [
+        _branch(
+            stage.feature,
+            f"fc_edge{stage.number}",
+            32,
+            groups=4,
+            factor=stage.stride // 4,
+            reference=reference,
+        )
+        for stage in stages
+    ]
     return layers.Conv2D(1, 1, name="fc_edge6")(layers.Concatenate(name="fc_edge")(branches))
 
 
 def _displacement_branch(stages):
-    fine, medium = stages[1], stages[2]
-    dp1 = _branch(stages[0], "fc_dp1", 64, groups=8)
-    dp2 = _branch(stages[1], "fc_dp2", 128, groups=16)
-    dp3 = _branch(stages[2], "fc_dp3", 256, groups=16)
-    dp4 = _branch(stages[3], "fc_dp4", 256, groups=16, factor=2, reference=medium)
-    dp5 = _branch(stages[4], "fc_dp5", 256, groups=16, factor=2, reference=medium)
-    coarse = layers.Concatenate(name="fc_dp_coarse")([dp3, dp4, dp5])
-    dp6 = _branch(coarse, "fc_dp6", 256, groups=16, factor=2, reference=fine)
-    x = _branch(layers.Concatenate(name="fc_dp_fine")([dp1, dp2, dp6]), "fc_dp7", 256, groups=16)
+    references = {stride: _first_of_stride(stages, stride) for stride in (4, 8)}
+    fine, coarse = [], []
+    for stage in stages:
+        to_stride = min(stage.stride, 8)
+        branch = _branch(
+            stage.feature,
+            f"fc_dp{stage.number}",
+            {1: 64, 2: 128}.get(stage.number, 256),
+            groups=8 if stage.number == 1 else 16,
+            factor=stage.stride // to_stride,
+            reference=references[to_stride],
+        )
+        (fine if to_stride == 4 else coarse).append(branch)
+    x = layers.Concatenate(name="fc_dp_coarse")(coarse)
+    fine.append(_branch(x, "fc_dp6", 256, groups=16, factor=2, reference=references[4]))
+    x = _branch(layers.Concatenate(name="fc_dp_fine")(fine), "fc_dp7", 256, groups=16)
     x = layers.Conv2D(2, 1, use_bias=False, name="fc_dp7-3")(x)
     return MeanShift(name="mean_shift")(x)
+
+
+def _first_of_stride(stages, stride):
+    return next(stage.feature for stage in stages if stage.stride == stride)
 
 
 def _branch(x, name, channels, *, groups, factor=1, reference=None):

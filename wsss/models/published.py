@@ -11,6 +11,7 @@ from wsss.errors import UserError
 from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.backbones import Backbone
 from wsss.models.irn import irn_cam, irn_edge, resnet
+from wsss.models.irnet import IRNet
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.resnet38 import MEAN, OUTPUT_STRIDE, resnet38
 from wsss.models.seam import SEAM
@@ -63,7 +64,7 @@ def torchvision_backbone(depth=50, output_stride=16, **options) -> Backbone:
         output_stride: 8, 16 or 32.
         **options: of `wsss.models.irn.resnet`.
     """
-    image, normalized, _, *stages = resnet(depth=depth, output_stride=output_stride, **options)
+    image, normalized, stem, *stages = resnet(depth=depth, output_stride=output_stride, **options)
     return Backbone(
         input=image,
         normalized=normalized,
@@ -72,6 +73,7 @@ def torchvision_backbone(depth=50, output_stride=16, **options) -> Backbone:
         output_stride=output_stride,
         preprocessing="torch",
         pad_value=MEAN,
+        stem=stem,
     )
 
 
@@ -107,6 +109,11 @@ def published_affinity(**options) -> AffinityNet:
     return AffinityNet(backbone.input, affinity_feature(*backbone.stages.values()))
 
 
+def published_irnet(**options) -> IRNet:
+    """`resnet50_irn`."""
+    return IRNet(network=irn_edge(**options))
+
+
 def _seam_options(backbone, dropout=True, **_):
     return {
         "correlation_feature": backbone.correlation_feature(),
@@ -129,7 +136,7 @@ NETWORKS = {
     "affinity": PublishedNetwork(published_affinity, None, False, "AffinityNet on ResNet-38d"),
     "irn_cam": PublishedNetwork(irn_cam, "classifier.weight", False, "IRN's classifier, ResNet-50"),
     "irn_edge": PublishedNetwork(
-        irn_edge,
+        published_irnet,
         None,
         False,
         "IRN's edges and displacements, ResNet-50",

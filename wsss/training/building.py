@@ -6,9 +6,11 @@ import tensorflow as tf
 from wsss.data.augment import Augmentation
 from wsss.data.input_pipeline import training_dataset
 from wsss.errors import UserError
-from wsss.models.affinity_net import AffinityNet, affinity_feature, smallest_side
+from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.backbones import build_backbone, freeze
 from wsss.models.classifier import Classifier
+from wsss.models.irnet import IRNet
+from wsss.models.pairs import smallest_side
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.published import resnet38_backbone, torchvision_backbone
 from wsss.models.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
@@ -17,7 +19,10 @@ from wsss.models.small import small_backbone
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
 
 TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
-AFFINITY_RADIUS = 5  # positions, as published
+# Of the networks that learn from pairs of pixels, as published: the radius in positions.
+PAIR_RADIUS = {"affinity": 5, "irn": 10}
+IRN_STRIDE = 4
+DISPLACEMENT_RATE = 10.0  # of IRN's displacement branch, relative to that of its edges
 MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype, "classifier": Classifier}
 
 
@@ -60,8 +65,10 @@ def make_model(options, classes, backbone):
     if options.model == "affinity":
         stages = list(backbone.stages.values())
         return AffinityNet(
-            backbone.input, affinity_feature(*([stages[0]] * 3 + stages)[-3:]), AFFINITY_RADIUS
+            backbone.input, affinity_feature(*([stages[0]] * 3 + stages)[-3:]), PAIR_RADIUS["affinity"]
         )
+    if options.model == "irn":
+        return IRNet(backbone, PAIR_RADIUS["irn"])
     contrast = {}
     if options.model == "pixel2prototype":
         terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
@@ -97,7 +104,7 @@ def compile_model(model, options, backbone, total_steps):
     """Gives the model its loss and its optimizer, whose state is made here, under the strategy's scope."""
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps),
-        loss=None if options.model == "affinity" else keras.losses.BinaryCrossentropy(),
+        loss=None if options.learns_pairs else keras.losses.BinaryCrossentropy(),
         jit_compile=options.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
@@ -108,7 +115,7 @@ def make_optimizer(options, new, total_steps):
 
     Args:
         options: `TrainingOptions`.
-        new: names of the layers that start from random weights.
+        new: layers that start from random weights, see `layer_groups`.
         total_steps: steps of the whole run.
     """
     rate = options.learning_rate
@@ -123,9 +130,10 @@ def make_optimizer(options, new, total_steps):
 
 
 def new_layers(model, backbone):
-    """Names of the layers of `model` that the backbone does not have."""
+    """Name -> relative learning rate of the layers of `model` that the backbone does not have."""
     old = {layer.name for layer in keras.Model(backbone.input, backbone.feature).layers}
-    return [layer.name for layer in model.network.layers if layer.weights and layer.name not in old]
+    new = [layer.name for layer in model.network.layers if layer.weights and layer.name not in old]
+    return {name: DISPLACEMENT_RATE if name.startswith("fc_dp") else 1.0 for name in new}
 
 
 def make_augmentation(options):
@@ -171,7 +179,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
             replicas=replicas,
             shard_index=context.input_pipeline_id,
             shard_count=context.num_input_pipelines,
-            targets="masks" if options.model == "affinity" else "labels",
+            targets="masks" if options.learns_pairs else "labels",
         )
         return dataset.skip(progress.step * replicas // context.num_input_pipelines)
 
@@ -181,7 +189,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
 def batch_shapes(options, collection, strategy):
     """Shapes of images and labels in one replica's part of a batch."""
     images, side = options.batch_size // strategy.num_replicas_in_sync, options.image_size
-    labels = (images, side, side) if options.model == "affinity" else (images, len(collection.class_names))
+    labels = (images, side, side) if options.learns_pairs else (images, len(collection.class_names))
     return (images, side, side, 3), labels
 
 
@@ -205,14 +213,17 @@ def check_data(options, strategy, collection):
         )
     if options.measures:
         collection.shard_paths(options.val_split)
-    if options.model == "affinity":
+    if options.learns_pairs:
         if not collection.has_masks:
-            raise UserError(f"--model affinity learns from masks; the collection {options.data} has none.")
-        smallest = smallest_side(AFFINITY_RADIUS) * options.output_stride
+            raise UserError(
+                f"--model {options.model} learns from masks; the collection {options.data} has none."
+            )
+        stride = IRN_STRIDE if options.model == "irn" else options.output_stride
+        smallest = smallest_side(PAIR_RADIUS[options.model]) * stride
         if options.image_size < smallest:
             raise UserError(
-                f"--model affinity needs --image_size {smallest} or more at --output_stride "
-                f"{options.output_stride}. Received: {options.image_size}."
+                f"--model {options.model} needs --image_size {smallest} or more, {stride} pixels for each "
+                f"position. Received: {options.image_size}."
             )
     make_augmentation(options)
 

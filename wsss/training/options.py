@@ -37,9 +37,10 @@ class TrainingOptions:
 
     model: str = _flag(
         "seam",
-        "what is trained; classifier: the same network on the classification loss alone; affinity: for "
-        "the random walk, on the masks of --data, such as wsss's pseudo labels with --write affinity_labels",
-        choices=("seam", "pixel2prototype", "classifier", "affinity"),
+        "what is trained; classifier: the same network on the classification loss alone; affinity, or irn "
+        "for class boundaries: for the random walk, on the masks of --data, such as wsss's pseudo labels "
+        "with --write affinity_labels",
+        choices=("seam", "pixel2prototype", "classifier", "affinity", "irn"),
     )
     backbone: str = _flag(
         "MobileNetV2",
@@ -130,8 +131,13 @@ class TrainingOptions:
 
     @property
     def measures(self):
-        """Whether the class maps are measured after each epoch; an affinity network has none."""
-        return self.val_split != "none" and self.model != "affinity"
+        """Whether the class maps are measured after each epoch."""
+        return self.val_split != "none" and not self.learns_pairs
+
+    @property
+    def learns_pairs(self):
+        """Whether the network learns from the masks which pixels belong together, and has no class maps."""
+        return self.model in ("affinity", "irn")
 
 
 # For the drawn scenes of `wsss.data.synthetic`: a small network from scratch, a minute or two on two cores.

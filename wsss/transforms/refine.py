@@ -21,6 +21,9 @@ from wsss.seeds import (
 from wsss.transforms.failures import FAILURES, Failure, reason
 from wsss.transforms.read import Item
 
+PUBLISHED_WALKS = {"affinity": (8.0, 64), "edge": (10.0, 256)}  # exponent of the affinities, steps
+EDGE_RADIUS = 5  # positions, of the walk between edges
+
 
 class Scored(NamedTuple):
     """What is known about each pixel of one image, at the image's own size.
@@ -109,19 +112,22 @@ class RefinePAMR(beam.PTransform):
 
 
 class RefineWalk(beam.PTransform):
-    """Spreads background and classes of each `Scored` over pixels that an AffinityNet takes for one thing.
+    """Spreads the scores of each `Scored` over pixels that a network takes for one thing.
 
-    Source: Ahn & Kwak, CVPR 2018, section 3.3. As there, scores are averaged over the cells of the network's
-    grid, walk, and are interpolated back.
+    Scores are averaged over the cells of the network's grid, walk, and are interpolated back. By the
+    affinities of an AffinityNet background and classes walk together. Between the edges of an IRNet the
+    classes do, less where there is an edge, and are divided by their maximum; the background stays.
+
+    Source: Ahn & Kwak, CVPR 2018, section 3.3; Ahn, Cho & Kwak, CVPR 2019, section 4.2.
 
     Args:
         background: the `Background` that joins the classes.
-        predictor: arguments of `wsss.inference.cached_affinity_predictor`.
-        beta: > 0, exponent of the affinities.
-        steps: >= 0, length of the walk.
+        predictor: arguments of `wsss.inference.cached_relation_predictor`.
+        beta: > 0, exponent of the affinities; None: as published, 8 of an AffinityNet and 10 of an IRNet.
+        steps: >= 0, length of the walk; None: as published, 64 and 256.
     """
 
-    def __init__(self, background, predictor, beta=8.0, steps=64):
+    def __init__(self, background, predictor, beta=None, steps=None):
         super().__init__()
         self._args = (background, tuple(predictor), beta, steps)
 
@@ -203,19 +209,36 @@ def _refine_crf(scored, background, preset, unary, iterations):
 
 
 def _refine_walk(scored, background, predictor, beta, steps):
-    from wsss.inference import cached_affinity_predictor
-    from wsss.refine.random_walk import Affinity, neighbour_offsets, random_walk
+    from wsss.inference import cached_relation_predictor
+    from wsss.refine.random_walk import Affinity, edge_affinity, neighbour_offsets
 
     if not scored.keys:
         return scored
     import_tensorflow()
-    network = cached_affinity_predictor(*predictor)
-    weights = np.ascontiguousarray(np.moveaxis(network.predict(_image(scored)), -1, 0))
-    stacked = np.concatenate([background(scored.scores)[None], scored.scores])
-    affinity = Affinity(np.array(neighbour_offsets(network.radius)), weights)
-    cells = np.moveaxis(mean_of_cells(stacked, weights.shape[1:]), 0, -1)
-    walked = np.moveaxis(random_walk(cells, affinity, beta, steps), -1, 0)
-    return scored._replace(refined=enlarge_cells(walked, stacked.shape[1:]))
+    network = cached_relation_predictor(*predictor)
+    relations = np.moveaxis(network.predict(_image(scored)), -1, 0)
+    default_beta, default_steps = PUBLISHED_WALKS[network.kind]
+    walk = functools.partial(
+        _walk,
+        beta=default_beta if beta is None else beta,
+        steps=default_steps if steps is None else steps,
+    )
+    if network.kind == "affinity":
+        stacked = np.concatenate([background(scored.scores)[None], scored.scores])
+        affinity = Affinity(np.array(neighbour_offsets(network.radius)), np.ascontiguousarray(relations))
+        return scored._replace(refined=walk(stacked, affinity))
+    (edge,) = relations
+    walked = walk(scored.scores, edge_affinity(edge, EDGE_RADIUS), kept=1 - edge)
+    return scored._replace(scores=walked / max(walked.max(), np.finfo(np.float32).tiny))
+
+
+def _walk(scores, affinity, *, beta, steps, kept=1.0):
+    """Scores `(classes, height, width)` after a walk on the grid of `affinity`; `kept` of them set out."""
+    from wsss.refine.random_walk import random_walk
+
+    cells = mean_of_cells(scores, affinity.weights.shape[1:]) * kept
+    walked = random_walk(np.moveaxis(cells, 0, -1), affinity, beta, steps)
+    return enlarge_cells(np.moveaxis(walked, -1, 0), scores.shape[1:])
 
 
 def _refine_pamr(scored, iterations):
