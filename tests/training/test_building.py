@@ -1,7 +1,9 @@
 """What the options of the training program build."""
 
+import keras
 import pytest
 
+from wsss.errors import UserError
 from wsss.training.building import make_backbone, make_model
 from wsss.training.options import TrainingOptions
 
@@ -19,3 +21,12 @@ def test_what_pixels_are_compared_by_is_standardized_where_that_helps(backbone, 
     options = TrainingOptions(backbone=backbone, backbone_weights="none", standardize_correlation=choice)
     model = make_model(options, 3, make_backbone(options))
     assert ("correlation_standardized" in [layer.name for layer in model.network.layers]) is expected
+
+
+def test_a_backbone_without_fine_stages_is_refused_for_class_boundaries(tmp_path):
+    path = tmp_path / "coarse.keras"
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Conv2D(4, 9, strides=8, padding="same")(image)).save(path)
+    options = TrainingOptions(model="irn", backbone=str(path), output_stride=8)
+    with pytest.raises(UserError, match="IRN's branches need a stage at stride 4"):
+        make_model(options, 3, make_backbone(options))

@@ -61,6 +61,9 @@ def make_model(options, classes, backbone):
         options: `TrainingOptions`.
         classes: number of classes, without background.
         backbone: `Backbone`, made under the same scope.
+
+    Raises:
+        UserError: the model needs stages that the backbone does not have.
     """
     if options.model == "affinity":
         stages = list(backbone.stages.values())
@@ -68,7 +71,10 @@ def make_model(options, classes, backbone):
             backbone.input, affinity_feature(*([stages[0]] * 3 + stages)[-3:]), PAIR_RADIUS["affinity"]
         )
     if options.model == "irn":
-        return IRNet(backbone, PAIR_RADIUS["irn"])
+        try:
+            return IRNet(backbone, PAIR_RADIUS["irn"])
+        except ValueError as error:
+            raise UserError(f"--backbone {options.backbone}: {error}") from error
     contrast = {}
     if options.model == "pixel2prototype":
         terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
