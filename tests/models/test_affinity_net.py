@@ -8,6 +8,7 @@ import pytest
 
 from tests.golden import assert_close, golden_cases, golden_file
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
+from tests.models.pair_networks import assert_two_replicas_train_as_one, bright_images
 from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.checkpoints import load_tensors
 from wsss.models.pairs import sample_labels
@@ -73,12 +74,10 @@ def small_model(**options):
 
 def two_squares(count=8):
     """Images of a bright square on a dark ground, with their label maps."""
-    generator = np.random.default_rng(0)
     labels = np.zeros((count, SIDE, SIDE), "int32")
     labels[:, 4:12, 4:12] = 1
     labels[:, 0] = 255
-    images = generator.uniform(0, 0.2, (count, SIDE, SIDE, 3)) + 0.7 * (labels == 1)[..., None]
-    return images.astype("float32"), labels
+    return bright_images(labels), labels
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +146,9 @@ def test_unknown_pixels_do_not_count(trained):
 
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_equal_one(two_replicas):
-    import tensorflow as tf
-
     images, labels = two_squares(4)
     labels[2:, :, 8:] = 255  # the replicas know different numbers of pairs
-    results = []
-    for strategy in (tf.distribute.get_strategy(), two_replicas):
-        with strategy.scope():
-            model = small_model()
-            model.compile(keras.optimizers.SGD(0.1))
-        history = model.fit(images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0)
-        results.append((history.history["loss"], model.get_weights()))
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
-    for one, two in zip(results[0][1], results[1][1], strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    assert_two_replicas_train_as_one(small_model, images, labels, 0.1, two_replicas)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.models.pair_networks import assert_two_replicas_train_as_one, bright_images
 from wsss.models.irnet import IRNet
 from wsss.models.published import torchvision_backbone
 from wsss.models.small import small_backbone
@@ -28,8 +29,7 @@ def squares(count=8):
     labels = np.zeros((count, SIDE, SIDE), "int32")
     for label, (top, left) in zip(labels, generator.integers(4, 28, (count, 2))):
         label[top : top + 32, left : left + 32] = 1
-    images = generator.uniform(0, 0.2, (count, SIDE, SIDE, 3)) + 0.7 * (labels == 1)[..., None]
-    return images.astype("float32"), labels
+    return bright_images(labels), labels
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +102,9 @@ def test_saved_model_is_the_same_model(trained, tmp_path):
 
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_equal_one(two_replicas):
-    import tensorflow as tf
-
     images, labels = squares(4)
     labels[2:, :, 32:] = 255  # the replicas know different numbers of pairs
-    results = []
-    for strategy in (tf.distribute.get_strategy(), two_replicas):
-        with strategy.scope():
-            model = small_model()
-            model.compile(keras.optimizers.SGD(0.01))
-        history = model.fit(images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0)
-        results.append((history.history["loss"], model.get_weights()))
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
-    for one, two in zip(results[0][1], results[1][1], strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    assert_two_replicas_train_as_one(small_model, images, labels, 0.01, two_replicas)
 
 
 def test_a_stem_has_branches_of_its_own():
