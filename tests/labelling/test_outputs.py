@@ -177,12 +177,15 @@ def test_all_refinements_run_in_their_order(labels, run, tmp_path, tmp_path_fact
 
 
 @pytest.mark.slow
-def test_scores_walk_between_the_edges_of_an_inter_pixel_relation_network(run, tmp_path, tmp_path_factory):
+def test_scores_walk_between_the_edges_of_an_irnet(labels, run, tmp_path, tmp_path_factory):
     edges = str(write_edge_run(tmp_path_factory.mktemp("edges")))
-    flags = ("--refine", "walk,crf", "--affinity_model", edges, "--background_threshold", "0.25")
+    flags = ("--refine", "walk", "--affinity_model", edges)
     assert label(tmp_path / "labels", run, *flags) == 0
+    assert label(tmp_path / "shorter", run, *flags, "--walk_steps", "4") == 0
     summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
     assert summary["images"] == {"labelled": 12, "failed": 0, "failed_by_stage": {}}
+    masks = [tree(folder / "masks") for folder in (labels, tmp_path / "labels", tmp_path / "shorter")]
+    assert masks[0] != masks[1] != masks[2]
 
 
 @pytest.mark.slow

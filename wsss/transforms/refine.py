@@ -112,11 +112,11 @@ class RefinePAMR(beam.PTransform):
 
 
 class RefineWalk(beam.PTransform):
-    """Spreads the scores of each `Scored` over pixels that a network takes for one thing.
+    """Spreads background and classes of each `Scored` over pixels that a network takes for one thing.
 
-    Scores are averaged over the cells of the network's grid, walk, and are interpolated back. By the
-    affinities of an AffinityNet background and classes walk together. Between the edges of an IRNet the
-    classes do, less where there is an edge, and are divided by their maximum; the background stays.
+    Scores are averaged over the cells of the network's grid, walk by the affinities of an AffinityNet or
+    between the edges of an IRNet, and are interpolated back. IRN lets the classes walk alone; together with
+    the background its score means the same before and after.
 
     Source: Ahn & Kwak, CVPR 2018, section 3.3; Ahn, Cho & Kwak, CVPR 2019, section 4.2.
 
@@ -210,35 +210,26 @@ def _refine_crf(scored, background, preset, unary, iterations):
 
 def _refine_walk(scored, background, predictor, beta, steps):
     from wsss.inference import cached_relation_predictor
-    from wsss.refine.random_walk import Affinity, edge_affinity, neighbour_offsets
+    from wsss.refine.random_walk import Affinity, edge_affinity, neighbour_offsets, random_walk
 
     if not scored.keys:
         return scored
     import_tensorflow()
     network = cached_relation_predictor(*predictor)
     relations = np.moveaxis(network.predict(_image(scored)), -1, 0)
-    default_beta, default_steps = PUBLISHED_WALKS[network.kind]
-    walk = functools.partial(
-        _walk,
-        beta=default_beta if beta is None else beta,
-        steps=default_steps if steps is None else steps,
-    )
     if network.kind == "affinity":
-        stacked = np.concatenate([background(scored.scores)[None], scored.scores])
         affinity = Affinity(np.array(neighbour_offsets(network.radius)), np.ascontiguousarray(relations))
-        return scored._replace(refined=walk(stacked, affinity))
-    (edge,) = relations
-    walked = walk(scored.scores, edge_affinity(edge, EDGE_RADIUS), kept=1 - edge)
-    return scored._replace(scores=walked / max(walked.max(), np.finfo(np.float32).tiny))
-
-
-def _walk(scores, affinity, *, beta, steps, kept=1.0):
-    """Scores `(classes, height, width)` after a walk on the grid of `affinity`; `kept` of them set out."""
-    from wsss.refine.random_walk import random_walk
-
-    cells = mean_of_cells(scores, affinity.weights.shape[1:]) * kept
-    walked = random_walk(np.moveaxis(cells, 0, -1), affinity, beta, steps)
-    return enlarge_cells(np.moveaxis(walked, -1, 0), scores.shape[1:])
+    else:
+        affinity = edge_affinity(relations[0], EDGE_RADIUS)
+    published_beta, published_steps = PUBLISHED_WALKS[network.kind]
+    stacked = np.concatenate([background(scored.scores)[None], scored.scores])
+    walked = random_walk(
+        np.moveaxis(mean_of_cells(stacked, relations.shape[1:]), 0, -1),
+        affinity,
+        published_beta if beta is None else beta,
+        published_steps if steps is None else steps,
+    )
+    return scored._replace(refined=enlarge_cells(np.moveaxis(walked, -1, 0), stacked.shape[1:]))
 
 
 def _refine_pamr(scored, iterations):
