@@ -1,5 +1,8 @@
 """What the options of the training program build."""
 
+import subprocess
+import sys
+
 import keras
 import pytest
 
@@ -30,3 +33,18 @@ def test_a_backbone_without_fine_stages_is_refused_for_class_boundaries(tmp_path
     options = TrainingOptions(model="irn", backbone=str(path), output_stride=8)
     with pytest.raises(UserError, match="IRN's branches need a stage at stride 4"):
         make_model(options, 3, make_backbone(options))
+
+
+def test_a_deterministic_run_does_one_operation_after_the_other():
+    """Side by side they share the cores differently each time: gradients of wide layers then differ in bits."""
+    program = (
+        "import tensorflow as tf; from wsss.training.building import set_numerics; "
+        "from wsss.training.options import TrainingOptions; "
+        "set_numerics(TrainingOptions(deterministic=True)); "
+        "print(tf.config.threading.get_inter_op_parallelism_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
+    program = "import tensorflow as tf; tf.zeros(1); " + program.removeprefix("import tensorflow as tf; ")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "--deterministic needs a process of its own" in done.stderr

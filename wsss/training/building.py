@@ -200,13 +200,24 @@ def batch_shapes(options, collection, strategy):
 
 
 def set_numerics(options):
-    """Seeds, number format and determinism; before anything is built."""
+    """Seeds, number format and determinism; before TensorFlow runs its first operation.
+
+    Raises:
+        UserError: a deterministic run in a process that has used TensorFlow already.
+    """
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(
         "float32" if options.mixed_precision == "none" else f"mixed_{options.mixed_precision}"
     )
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
+        try:
+            # Operations at the same time share the cores differently each time, and so round differently.
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            raise UserError(
+                "--deterministic needs a process of its own, in which TensorFlow has run nothing yet."
+            ) from None
 
 
 def check_data(options, strategy, collection):
