@@ -36,7 +36,7 @@ def test_a_backbone_without_fine_stages_is_refused_for_class_boundaries(tmp_path
 
 
 def test_a_deterministic_run_does_one_operation_after_the_other():
-    """Side by side they share the cores differently each time: gradients of wide layers then differ in bits."""
+    """Side by side they share the cores differently each time, and gradients differ in their last bits."""
     program = (
         "import tensorflow as tf; from wsss.training.building import set_numerics; "
         "from wsss.training.options import TrainingOptions; "
