@@ -178,11 +178,13 @@ class RelationPredictor:
     """
 
     def __init__(self, model, max_side=1024):
-        self.kind = next((kind for kind in ("affinity", "edge") if hasattr(model, kind)), None)
-        if self.kind is None:
+        from wsss.models import AffinityNet, IRNet
+
+        if not isinstance(model, (AffinityNet, IRNet)):
             raise UserError(
                 "The model gives neither affinities nor edges: it is no AffinityNet and no IRNet."
             )
+        self.kind = "affinity" if isinstance(model, AffinityNet) else "edge"
         self.radius = model.radius if self.kind == "affinity" else None
         self._forward = _compile_relation(getattr(model, self.kind))
         self._max_side = max_side

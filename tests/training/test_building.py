@@ -7,7 +7,8 @@ import keras
 import pytest
 
 from wsss.errors import UserError
-from wsss.training.building import make_backbone, make_model
+from wsss.optimizers import match_groups
+from wsss.training.building import make_backbone, make_model, make_optimizer, new_layers
 from wsss.training.options import TrainingOptions
 
 
@@ -33,6 +34,16 @@ def test_a_backbone_without_fine_stages_is_refused_for_class_boundaries(tmp_path
     options = TrainingOptions(model="irn", backbone=str(path), output_stride=8)
     with pytest.raises(UserError, match="IRN's branches need a stage at stride 4"):
         make_model(options, 3, make_backbone(options))
+
+
+def test_displacements_learn_ten_times_as_fast_as_edges():
+    options = TrainingOptions(model="irn", backbone="small", backbone_weights="none", output_stride=8)
+    backbone = make_backbone(options)
+    new = new_layers(make_model(options, 3, backbone), backbone)
+    groups = make_optimizer(options, new, 10).groups
+    edge, displacement = match_groups(groups, ["fc_edge2-0/kernel", "fc_dp2-0/kernel"])
+    assert edge.learning_rate_multiplier == options.new_layer_multiplier
+    assert displacement.learning_rate_multiplier == 10 * edge.learning_rate_multiplier
 
 
 def test_a_deterministic_run_does_one_operation_after_the_other():

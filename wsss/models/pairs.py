@@ -44,7 +44,11 @@ class PairNetwork(keras.Model):
         raise NotImplementedError
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The weighted sum of the loss terms, of the batch of all replicas."""
+        """The weighted sum of the loss terms, of the batch of all replicas.
+
+        Raises:
+            ValueError: sample weights are given, or the output is too small to hold a pair.
+        """
         if sample_weight is not None:
             raise ValueError(
                 f"`{type(self).__name__}` takes no `sample_weight`: set pixels that do not count to 255."
