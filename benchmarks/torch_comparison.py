@@ -1,10 +1,10 @@
 """SEAM on ResNet-38d here and in PyTorch: the same layers, weights and images, in turns.
 
 Each framework runs in a process of its own, so that its memory is known: "peak" is the largest resident size
-of the whole process, and "growth" how far that is above the size after all imports. Calls alternate, and the
-median counts. "share" is the rate relative to the fastest large float32 matrix product of the row, of either
-framework; each measures some after every call. On a shared machine trust the CPU seconds of `--threads 1`
-more than the wall clock.
+of the whole process once the weights are loaded, and "growth" how far that is above the size after all
+imports. Calls alternate, and the median counts. "share" is the rate relative to the fastest large float32
+matrix product of the row, of either framework; another process of each measures some after every call. On a
+shared machine trust the CPU seconds of `--threads 1` more than the wall clock.
 
     python -m benchmarks.torch_comparison [--quick] [--rows forward inference] [--torch_python PYTHON]
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.memory import peak_megabytes
+from benchmarks.memory import forget_peak, peak_megabytes
 
 FORMS = {"ours": "wsss (Keras, TensorFlow)", "torch": "PyTorch"}
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -93,26 +93,31 @@ def compare(interpreters, name, row, args):
     """What each framework's process said: `{form: {"times": [[wall, cpu], ...], "peak": MB, ...}}`."""
     workers = {}
     for form, interpreter in interpreters.items():
-        command = [interpreter, "-m", "benchmarks.torch_comparison", "--worker", form, name]
-        command += ["--threads", str(args.threads), *["--quick"] * args.quick]
-        environment = {**os.environ, **(dict(row.environment) if form == "ours" else {})}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        workers[form] = subprocess.Popen(command, text=True, env=environment, **pipes)
-        if not workers[form].stdout.readline():  # ready, and quiet while the next one starts
-            raise RuntimeError(f"The process of {form} ended; run it alone: {' '.join(command)}")
-    results = {form: {"times": [], "products": [], "peak": 0} for form in workers}
+        for task in (name, "product"):
+            command = [interpreter, "-m", "benchmarks.torch_comparison", "--worker", form, task]
+            command += ["--threads", str(args.threads), *["--quick"] * args.quick]
+            environment = {**os.environ, **(dict(row.environment) if form == "ours" else {})}
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            worker = subprocess.Popen(command, text=True, env=environment, **pipes)
+            if not worker.stdout.readline():  # ready, and quiet while the next one starts
+                raise RuntimeError(f"The process of {form} ended; run it alone: {' '.join(command)}")
+            workers[form, task] = worker
+    results = {form: {"times": [], "products": []} for form in interpreters}
     for _ in range(args.rounds):
-        for form, worker in workers.items():
-            print("call", file=worker.stdin, flush=True)
-            answer = json.loads(worker.stdout.readline())
-            results[form]["times"].append(answer["time"])
-            results[form]["products"].append(answer["product"])
-            results[form]["peak"] = answer["peak"]
-    for form, worker in workers.items():
+        for form, result in results.items():
+            result["times"].append(_answer(workers[form, name]))
+            result["products"].append(_answer(workers[form, "product"]))
+    for (form, task), worker in workers.items():
         output, _ = worker.communicate("")
-        results[form].update(json.loads(output))
-        results[form]["growth"] = results[form]["peak"] - results[form]["before"]
+        if task == name:
+            results[form].update(json.loads(output))
+            results[form]["growth"] = results[form]["peak"] - results[form]["before"]
     return results
+
+
+def _answer(worker):
+    print("call", file=worker.stdin, flush=True)
+    return json.loads(worker.stdout.readline())
 
 
 def report(name, row, results):
@@ -142,21 +147,31 @@ def report(name, row, results):
 def work(form, name, quick, threads):
     """The process of one framework: a call for each line on stdin, its cost as the answer."""
     set_threads(form, threads)
-    row, width = (QUICK_ROWS if quick else ROWS)[name], 0.25 if quick else 1.0
     prepare, product = (torch_call, torch_product) if form == "torch" else (our_call, our_product)
+    if name == "product":
+        return answer(lambda: fastest_product(product))
+    row, width = (QUICK_ROWS if quick else ROWS)[name], 0.25 if quick else 1.0
     before = peak_megabytes()
     call, gflop = prepare(row, width)
+    forget_peak()  # that of loading the weights
     sample = np.ravel(call())  # the first call compiles and allocates, and is not timed
-    fastest_product(product)
-    print("ready", flush=True)
-    for _ in sys.stdin:
+
+    def seconds():
         start, cpu_start = time.perf_counter(), time.process_time()
         call()
-        seconds = [time.perf_counter() - start, time.process_time() - cpu_start]
-        peak = peak_megabytes()  # the products are no part of it
-        print(json.dumps({"time": seconds, "product": fastest_product(product), "peak": peak}), flush=True)
+        return time.perf_counter() - start, time.process_time() - cpu_start
+
+    answer(seconds)
     sample = sample[:: max(sample.size // 1000, 1)].astype(float).tolist()
-    print(json.dumps({"before": before, "sample": sample, "gflop": gflop}), flush=True)
+    result = {"before": before, "peak": peak_megabytes(), "sample": sample, "gflop": gflop}
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+def answer(measure):
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
     return 0
 
 

@@ -48,7 +48,8 @@ class CamPredictor:
       device. Shapes are never padded to one another: that would change the values at the borders.
     - The compiled function accepts any batch and image size: a collection of mixed sizes is traced once.
     - Maps leave the device at feature resolution; `wsss.seeds.merge_scales` up-samples present classes only.
-    - Batch normalisation and padding are folded into the convolutions, see `wsss.models.folding`.
+    - Batch normalisation and padding are folded into the convolutions, and wide maps are not held whole,
+      see `wsss.models.lean`.
     - Independent batches run on several threads and fill the gaps of one another.
 
     Memory is held down by `pixels_at_once`: an image and its mirror that exceed it together go one after the
@@ -250,7 +251,7 @@ def _compile(model, cam):
     import keras
     import tensorflow as tf
 
-    from wsss.models.folding import fold_for_inference
+    from wsss.models.lean import lean_network
 
     if cam not in CAMS:
         raise UserError(f"`cam` must be one of {', '.join(CAMS)}. Received: {cam!r}.")
@@ -261,7 +262,7 @@ def _compile(model, cam):
     _check_input(cam_model)
     inputs = cam_model.inputs[0]
     if classifier.inputs[0] is inputs:
-        network = fold_for_inference(keras.Model(inputs, [cam_model.outputs[0], classifier.outputs[0]]))
+        network = lean_network(keras.Model(inputs, [cam_model.outputs[0], classifier.outputs[0]]))
     else:
 
         def network(images, training):

@@ -105,7 +105,8 @@ def _sum_over_pairs(pair, like, count):
 
 def _add(total, index, block):
     changed = ops.take(total, index, axis=0) + block
-    return ops.slice_update(total, ops.stack([index, 0, 0, 0]), changed[None])
+    # A `slice_update` of TensorFlow would be compiled by XLA anew for each size of image.
+    return ops.scatter_update(total, ops.reshape(index, (1, 1)), changed[None])
 
 
 def _after(value, index):

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from wsss.models import folding
+from wsss.models import strips
 from wsss.models.backbones import build_backbone
-from wsss.models.folding import FoldedConvolution, PositionwiseStrips, fold_for_inference
+from wsss.models.folding import FoldedConvolution
+from wsss.models.graph import steps_of
+from wsss.models.lean import After, lean_network
 from wsss.models.published import published_seam
 from wsss.models.seam import SEAM
+from wsss.models.strips import PositionwiseStrips
 
 
 def with_statistics(model, seed=0):
@@ -42,27 +45,47 @@ def test_a_network_of_keras_keeps_its_outputs_and_loses_its_batch_normalisation(
     backbone = build_backbone("MobileNetV2", weights="none", output_stride=16)
     seam = SEAM(backbone.input, backbone.feature, 3, correlation_feature=backbone.correlation_feature())
     model = with_statistics(outputs_of(seam))
-    folded = fold_for_inference(model)
+    folded = lean_network(model)
     assert_equal_outputs(model, folded, images(2, 37, 50, 3))
     assert not any(isinstance(layer, layers.BatchNormalization) for layer in folded.layers)
     assert not any(isinstance(layer, layers.ZeroPadding2D) for layer in folded.layers)
 
 
 def test_resnet38_keeps_its_outputs_and_runs_its_widest_maps_in_strips(monkeypatch):
-    monkeypatch.setattr(folding, "STRIP_ELEMENTS", 256)
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 256)
     model = with_statistics(outputs_of(published_seam(3, "linear", width=1 / 32)))
-    folded = fold_for_inference(model)
+    folded = lean_network(model)
     assert_equal_outputs(model, folded, images(2, 41, 64, 3))
-    (strips,) = (layer for layer in folded.layers if isinstance(layer, PositionwiseStrips))
-    assert strips.channels == 128
+    (cut,) = (layer for layer in folded.layers if isinstance(layer, PositionwiseStrips))
+    assert cut.channels == 128
     assert not {"b7-conv_branch1", "b7-conv_branch2b2", "bn7"} & {layer.name for layer in folded.layers}
+
+
+def test_a_map_is_first_read_by_what_makes_it_narrow():
+    image = keras.Input((None, None, 3))
+    wide = layers.Conv2D(32, 3, padding="same", name="wide")(image)
+    x = layers.Conv2D(16, 3, padding="same", name="main")(wide)
+    narrow = layers.Conv2D(4, 1, name="narrow")(wide)
+    half = layers.Conv2D(16, 1, name="half")(wide)
+    model = with_statistics(keras.Model(image, [layers.Add()([x, half]), layers.ReLU()(narrow)]))
+    folded = lean_network(model)
+    assert_equal_outputs(model, folded, images(1, 9, 8, 3))
+    steps, _ = steps_of(folded)
+    (delay,) = (step for step in steps if isinstance(step.layer, After))
+    held, first = delay.inputs
+    readers = {
+        name: {step.layer.name for step in steps if any(x is tensor for x in step.inputs)}
+        for name, tensor in (("wide", held), ("delayed", delay.output))
+    }
+    assert readers == {"wide": {"narrow", delay.layer.name}, "delayed": {"main", "half"}}
+    assert first.shape[-1] == 4
 
 
 def test_a_folded_network_follows_its_original():
     image = keras.Input((None, None, 3))
     x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="convolution")(image))
     model = with_statistics(keras.Model(image, [x]))
-    folded = fold_for_inference(model)
+    folded = lean_network(model)
     kernel, bias = model.get_layer("convolution").get_weights()
     model.get_layer("convolution").set_weights([2 * kernel, bias + 1])
     assert_equal_outputs(model, folded, images(1, 8, 8, 3))
@@ -79,7 +102,7 @@ def test_padding_convolution_and_normalisation_become_one(depthwise, use_bias, s
     if use_bias:
         convolution.bias.assign(images(*convolution.bias.shape))
     model = with_statistics(keras.Model(image, [layers.BatchNormalization()(x)]))
-    folded = fold_for_inference(model)
+    folded = lean_network(model)
     assert [type(layer) for layer in folded.layers] == [layers.InputLayer, FoldedConvolution]
     assert_equal_outputs(model, folded, images(2, 11, 14, 3))
 
@@ -90,7 +113,7 @@ def test_what_others_read_too_is_not_folded():
     activated = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
     sums = layers.Add()([x, layers.BatchNormalization()(x), layers.BatchNormalization()(activated)])
     model = with_statistics(keras.Model(image, [sums]))
-    folded = fold_for_inference(model)
+    folded = lean_network(model)
     assert not any(isinstance(layer, FoldedConvolution) for layer in folded.layers)
     assert_equal_outputs(model, folded, images(1, 8, 9, 3))
 
@@ -98,4 +121,4 @@ def test_what_others_read_too_is_not_folded():
 def test_a_network_without_convolutions_stays_as_it_is():
     image = keras.Input((None, None, 3))
     model = keras.Model(image, [layers.ReLU()(image)])
-    assert_equal_outputs(model, fold_for_inference(model), images(1, 4, 5, 3))
+    assert_equal_outputs(model, lean_network(model), images(1, 4, 5, 3))
