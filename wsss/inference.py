@@ -183,7 +183,8 @@ class RelationPredictor:
 
         if not isinstance(model, (AffinityNet, IRNet)):
             raise UserError(
-                "The model gives neither affinities nor edges: it is no AffinityNet and no IRNet."
+                "The model gives neither affinities nor edges: name one that was trained with "
+                "`--model affinity` or `--model irn`."
             )
         self.kind = "affinity" if isinstance(model, AffinityNet) else "edge"
         self.radius = model.radius if self.kind == "affinity" else None

@@ -77,6 +77,14 @@ def test_a_users_mistake_is_one_line(run, tmp_path, capsys, flags, message):
     assert error.count("\n") == 1
 
 
+def test_a_model_without_affinities_is_told_before_any_work(run, tmp_path, capsys):
+    assert label(tmp_path / "labels", run, "--refine", "walk", "--affinity_model", str(run)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: `--affinity_model {run}`: ")
+    assert "`--model irn`" in line
+    assert not (tmp_path / "labels").exists()
+
+
 @pytest.mark.parametrize(
     "flags", [["--scales", "0,1"], ["--background_threshold", "1.5"], ["--refine", "magic"], ["--scal", "1"]]
 )

@@ -40,7 +40,7 @@ def make_pseudo_labels(options, run, beam_argv=()):
     predictor = cached_predictor(run.model_path, run.model_hash, options.predictor)
     class_names = _class_names(source, run, predictor.classes, options)
     layout = Layout(options.output)
-    affinity = open_run(options.affinity_model) if options.affinity_model else None
+    affinity = _open_affinity(options)
     settings = {"options": options.recorded(), "model_hash": run.model_hash, "class_names": list(class_names)}
     settings["affinity_model_hash"] = affinity and affinity.model_hash
     _prepare_output(layout, settings, options.overwrite)
@@ -71,6 +71,20 @@ def make_pseudo_labels(options, run, beam_argv=()):
     _run_waves(todo, label, options, beam_argv)
     results = write_results(layout, source, settings, threshold)
     return _report(results, options)
+
+
+def _open_affinity(options):
+    """The run of `--affinity_model`, or None. Its model is loaded here, so that a wrong one stops the job."""
+    from wsss.inference import cached_relation_predictor
+
+    if not options.affinity_model:
+        return None
+    run = open_run(options.affinity_model)
+    try:
+        cached_relation_predictor(run.model_path, run.model_hash, options.max_side)
+    except UserError as error:
+        raise UserError(f"`--affinity_model {options.affinity_model}`: {error}") from error
+    return run
 
 
 def _run_waves(todo, label, options, beam_argv):
