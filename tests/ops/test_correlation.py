@@ -213,3 +213,15 @@ def test_no_tensor_of_the_graph_holds_all_pairs_of_pixels():
     ]
     largest = max(np.prod(shape.as_list()) for shape in shapes if shape.is_fully_defined())
     assert largest <= 10_000
+
+
+def test_no_operation_is_compiled_anew_for_each_size_of_image():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("reads TensorFlow's graph")
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec((None, None, None, channels)) for channels in (3, 5)]
+    graph = tf.function(pixel_correlation, input_signature=specs).get_concrete_function().graph.as_graph_def()
+    operations = {node.op for function in graph.library.function for node in function.node_def}
+    assert any("MatMul" in name for name in operations)
+    assert not {name for name in operations if name.startswith("Xla")}
