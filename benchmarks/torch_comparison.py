@@ -105,8 +105,8 @@ def compare(interpreters, name, row, args):
     results = {form: {"times": [], "products": []} for form in interpreters}
     for _ in range(args.rounds):
         for form, result in results.items():
-            result["times"].append(_answer(workers[form, name]))
-            result["products"].append(_answer(workers[form, "product"]))
+            result["times"].append(ask(workers[form, name]))
+            result["products"].append(ask(workers[form, "product"]))
     for (form, task), worker in workers.items():
         output, _ = worker.communicate("")
         if task == name:
@@ -115,7 +115,8 @@ def compare(interpreters, name, row, args):
     return results
 
 
-def _answer(worker):
+def ask(worker):
+    """What a worker measures now."""
     print("call", file=worker.stdin, flush=True)
     return json.loads(worker.stdout.readline())
 
@@ -145,11 +146,11 @@ def report(name, row, results):
 
 
 def work(form, name, quick, threads):
-    """The process of one framework: a call for each line on stdin, its cost as the answer."""
+    """The process of one framework: the calls of a row, or matrix products (`name` is "product")."""
     set_threads(form, threads)
     prepare, product = (torch_call, torch_product) if form == "torch" else (our_call, our_product)
     if name == "product":
-        return answer(lambda: fastest_product(product))
+        return serve(lambda: fastest_product(product))
     row, width = (QUICK_ROWS if quick else ROWS)[name], 0.25 if quick else 1.0
     before = peak_megabytes()
     call, gflop = prepare(row, width)
@@ -161,14 +162,15 @@ def work(form, name, quick, threads):
         call()
         return time.perf_counter() - start, time.process_time() - cpu_start
 
-    answer(seconds)
+    serve(seconds)
     sample = sample[:: max(sample.size // 1000, 1)].astype(float).tolist()
     result = {"before": before, "peak": peak_megabytes(), "sample": sample, "gflop": gflop}
     print(json.dumps(result), flush=True)
     return 0
 
 
-def answer(measure):
+def serve(measure):
+    """Measures once for each line on stdin, and prints what came of it."""
     print("ready", flush=True)
     for _ in sys.stdin:
         print(json.dumps(measure()), flush=True)

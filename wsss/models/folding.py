@@ -74,6 +74,7 @@ def fold_convolutions(steps, outputs):
 
 
 def is_plain_convolution(layer):
+    """Whether the layer is a convolution of channels last, without activation or groups."""
     return (
         isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
         and layer.activation is keras.activations.linear

@@ -33,8 +33,8 @@ def steps_of(model):
 
 def run(steps, values):
     """Calls the layers; `values` holds the tensors by the ids of those that they stand for."""
-    for layer, args, kwargs, output in steps:
-        args, kwargs = keras.tree.map_structure(lambda x: values.get(id(x), x), (args, kwargs))
+    for step in steps:
+        layer, args, kwargs, output = replace_inputs(step, values)
         for old, new in zip(keras.tree.flatten(output), keras.tree.flatten(layer(*args, **kwargs))):
             values[id(old)] = new
 
@@ -48,11 +48,11 @@ def submodel(steps, inputs, output):
 
 
 def readers_of(steps, outputs):
-    """Id of a tensor -> the outputs' ids of the steps that read it; None for the outputs of the model."""
+    """Id of a tensor -> the steps that read it, and None for an output of the model."""
     readers = {id(x): [None] for x in outputs}
     for step in steps:
         for x in step.inputs:
-            readers.setdefault(id(x), []).append(id(step.output))
+            readers.setdefault(id(x), []).append(step)
     return readers
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from wsss.models.folding import fold_convolutions
-from wsss.models.graph import Step, needed, replace_inputs, run, steps_of
+from wsss.models.graph import Step, needed, readers_of, replace_inputs, run, steps_of
 from wsss.models.strips import is_positionwise, run_tail_in_strips
 
 NARROWING = 8  # times fewer channels
@@ -28,7 +28,7 @@ def lean_network(model):
     steps, copy = steps_of(model)
     steps = run_tail_in_strips(fold_convolutions(steps, copy.outputs), copy.outputs)
     values = {id(x): x for x in copy.inputs}
-    run(read_narrow_first(needed(steps, copy.outputs)), values)
+    run(read_narrow_first(needed(steps, copy.outputs), copy.outputs), values)
     return keras.Model(copy.input, [values[id(x)] for x in copy.outputs])
 
 
@@ -48,22 +48,19 @@ class After(layers.Layer):
         return input_shapes[0]
 
 
-def read_narrow_first(steps):
+def read_narrow_first(steps, outputs):
     """The steps, where a map is read first by the 1 x 1 convolutions that make few channels of many.
 
     With one thread for operations TensorFlow would else leave them to the end, and hold the map until then.
     """
-    readers = {}
-    for step in steps:
-        for x in step.inputs:
-            readers.setdefault(id(x), []).append(step)
+    readers = readers_of(steps, outputs)
     ordered, moved, delayed = [], set(), {}
     for step in steps:
         if id(step) in moved:
             continue
         ordered.append(replace_inputs(step, delayed))
         key = id(step.output)
-        narrow = [reader for reader in readers.get(key, []) if _is_narrowing(reader)]
+        narrow = [reader for reader in readers[key] if reader and _is_narrowing(reader)]
         if narrow and len(narrow) < len(readers[key]):
             moved.update(map(id, narrow))
             tensors = [step.output, *[reader.output for reader in narrow]]

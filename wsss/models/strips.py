@@ -65,7 +65,8 @@ def run_tail_in_strips(steps, outputs):
     by_value = [_reading_size_of(step, None) if _reads_size(step) else step for step in steps]
     readers, inside = readers_of(by_value, outputs), {id(head.output)}
     for step in reversed(steps):
-        if is_positionwise(step) and set(readers.get(id(step.output), [None])) <= inside:
+        read_by = readers.get(id(step.output), [None])
+        if is_positionwise(step) and all(reader and id(reader.output) in inside for reader in read_by):
             inside.add(id(step.output))
     tail = [step for step in steps if id(step.output) in inside]
     borders = list({id(x): x for step in tail for x in step.inputs if id(x) not in inside}.values())
