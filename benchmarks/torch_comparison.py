@@ -1,61 +1,59 @@
 """SEAM on ResNet-38d here and in PyTorch: the same layers, weights and images, in turns.
 
 Each framework runs in a process of its own, so that its memory is known: "peak" is the largest resident size
-of the whole process once the weights are loaded, and "growth" how far that is above the size after all
-imports. Calls alternate, and the median counts. "share" is the rate relative to the fastest large float32
-matrix product of the row, of either framework; another process of each measures some after every call. On a
-shared machine trust the CPU seconds of `--threads 1` more than the wall clock.
+of the whole process from its start, imports and the loading of the weights from a file included, and "growth"
+how far that is above the size after all imports. Calls alternate, and the median counts. "share" is the rate
+relative to the fastest large float32 matrix product of the row, of either framework; another process of each
+measures some after every call. On a shared machine trust the CPU seconds of `--threads 1` more than the wall
+clock.
 
     python -m benchmarks.torch_comparison [--quick] [--rows forward inference] [--torch_python PYTHON]
 
 Rows: forward (448 x 448), inference (one 375 x 500 photograph at scales 0.5, 1, 1.5 and 2, each with its
-mirror, merged at its size for two present classes), inference_lean (the same, while TensorFlow gives memory
-back to the system), train_224 and train_448 (a step of batch 2).
+mirror, merged at its size for two present classes), train_224 and train_448 (a step of batch 2).
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.memory import forget_peak, peak_megabytes
+from benchmarks.memory import peak_megabytes
 
 FORMS = {"ours": "wsss (Keras, TensorFlow)", "torch": "PyTorch"}
+WEIGHTS = {"ours": "model.keras", "torch": "model.pth"}
 SCALES = (0.5, 1.0, 1.5, 2.0)
 PRESENT = (3, 14)  # classes of the photograph
 CLASSES = 20
 PRODUCT = 2048  # side of the matrices of the reference product
 PRODUCTS = 5  # of them after each call; the fastest counts
-# TensorFlow keeps what it has allocated once; so it gives large tensors back to the system.
-LEAN = (("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "true"), ("MALLOC_MMAP_THRESHOLD_", str(1 << 20)))
 
 
 class Row(NamedTuple):
-    """One comparison: what is done, to which image size, in which batch, under which environment."""
+    """One comparison: what is done, to which image size, in which batch."""
 
     name: str
     size: tuple
     batch: int = 1
-    environment: tuple = ()  # variables for our process
 
 
 ROWS = {
     "forward": Row("forward", (448, 448)),
     "inference": Row("inference", (375, 500)),
-    "inference_lean": Row("inference", (375, 500), environment=LEAN),
     "train_224": Row("train", (224, 224), 2),
     "train_448": Row("train", (448, 448), 2),
 }
 QUICK_ROWS = {
     "forward": Row("forward", (128, 128)),
     "inference": Row("inference", (75, 100)),
-    "inference_lean": Row("inference", (75, 100), environment=LEAN),
     "train_64": Row("train", (64, 64), 2),
 }
 
@@ -67,7 +65,7 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=5, help="calls of each framework (default 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each (default: all cores)")
     parser.add_argument("--torch_python", default=sys.executable, help="interpreter that has torch")
-    parser.add_argument("--worker", nargs=2, metavar=("FORM", "ROW"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, metavar=("FORM", "TASK", "WEIGHTS"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         return work(*args.worker, args.quick, args.threads)
@@ -82,28 +80,39 @@ def main(argv=None):
         f"{'row':<14} {'framework':<25} {'seconds':>8} {'CPU s':>8} {'images/s':>9} {'GFLOP':>7} "
         f"{'GFLOP/s':>8} {'share':>6} {'peak MB':>8} {'growth':>7}"
     )
-    for name in args.rows or rows:
+    names = args.rows or list(rows)
+    for name in names:
         if name not in rows:
             parser.error(f"no such row: {name}; there are {', '.join(rows)}")
-        report(name, rows[name], compare(interpreters, name, rows[name], args))
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {}
+        for form, interpreter in interpreters.items():
+            options = ["--threads", str(args.threads), *["--quick"] * args.quick]
+            worker = [interpreter, "-m", "benchmarks.torch_comparison", *options, "--worker", form]
+            commands[form] = functools.partial(start, worker, os.path.join(folder, WEIGHTS[form]))
+            commands[form]("weights").communicate()
+        for name in names:
+            report(name, rows[name], compare(commands, name, args.rounds))
     return 0
 
 
-def compare(interpreters, name, row, args):
+def start(command, weights, task):
+    """A process for a task of one framework."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([*command, task, weights], text=True, **pipes)
+
+
+def compare(commands, name, rounds):
     """What each framework's process said: `{form: {"times": [[wall, cpu], ...], "peak": MB, ...}}`."""
     workers = {}
-    for form, interpreter in interpreters.items():
+    for form, command in commands.items():
         for task in (name, "product"):
-            command = [interpreter, "-m", "benchmarks.torch_comparison", "--worker", form, task]
-            command += ["--threads", str(args.threads), *["--quick"] * args.quick]
-            environment = {**os.environ, **(dict(row.environment) if form == "ours" else {})}
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            worker = subprocess.Popen(command, text=True, env=environment, **pipes)
+            worker = command(task)
             if not worker.stdout.readline():  # ready, and quiet while the next one starts
-                raise RuntimeError(f"The process of {form} ended; run it alone: {' '.join(command)}")
+                raise RuntimeError(f"The process of {form} ended; run it alone: {' '.join(worker.args)}")
             workers[form, task] = worker
-    results = {form: {"times": [], "products": []} for form in interpreters}
-    for _ in range(args.rounds):
+    results = {form: {"times": [], "products": []} for form in commands}
+    for _ in range(rounds):
         for form, result in results.items():
             result["times"].append(ask(workers[form, name]))
             result["products"].append(ask(workers[form, "product"]))
@@ -145,16 +154,26 @@ def report(name, row, results):
         print(line, flush=True)
 
 
-def work(form, name, quick, threads):
-    """The process of one framework: the calls of a row, or matrix products (`name` is "product")."""
+def work(form, task, weights, quick, threads):
+    """The process of one framework.
+
+    Args:
+        form: of `FORMS`.
+        task: name of a row, whose calls are measured; "product": matrix products are; "weights": the file is
+            written.
+        weights: path of the file with the model.
+        quick, threads: as on the command line.
+    """
     set_threads(form, threads)
-    prepare, product = (torch_call, torch_product) if form == "torch" else (our_call, our_product)
-    if name == "product":
-        return serve(lambda: fastest_product(product))
-    row, width = (QUICK_ROWS if quick else ROWS)[name], 0.25 if quick else 1.0
+    torch = form == "torch"
+    width = 0.25 if quick else 1.0
+    if task == "weights":
+        return (write_torch_weights if torch else write_our_weights)(weights, width)
+    if task == "product":
+        return serve(functools.partial(fastest_product, torch_product if torch else our_product))
     before = peak_megabytes()
-    call, gflop = prepare(row, width)
-    forget_peak()  # that of loading the weights
+    row = (QUICK_ROWS if quick else ROWS)[task]
+    call, gflop = torch_call(row, weights, width) if torch else our_call(row, weights)
     sample = np.ravel(call())  # the first call compiles and allocates, and is not timed
 
     def seconds():
@@ -224,19 +243,39 @@ def photographs(row):
     return images, labels
 
 
-def our_call(row, width):
-    """`(function, GFLOP of one call)` with the models of this package."""
-    import keras
-    import tensorflow as tf
-
-    from wsss.inference import CamPredictor
+def write_our_weights(path, width):
     from wsss.models.checkpoints import load_tensors, published_tensors
     from wsss.models.published import published_seam
-    from wsss.seeds import merge_scales
 
     model = published_seam(CLASSES, "linear", width=width, dropout=False)
     shapes = {name: value.shape for name, value in published_tensors(model).items()}
     load_tensors(model, {name: weight(name, shape) for name, shape in shapes.items()})
+    model.save(path)
+    return 0
+
+
+def write_torch_weights(path, width):
+    import torch
+
+    from benchmarks.torch_seam import TorchSEAM
+
+    state = TorchSEAM(CLASSES, width).state_dict()
+    for name, value in state.items():
+        if not name.endswith("num_batches_tracked"):
+            state[name] = torch.from_numpy(weight(name, tuple(value.shape)))
+    torch.save(state, path)
+    return 0
+
+
+def our_call(row, path):
+    """`(function, GFLOP of one call)` with the models of this package."""
+    import keras
+    import tensorflow as tf
+
+    from wsss.inference import CamPredictor, load_model
+    from wsss.seeds import merge_scales
+
+    model = load_model(path)
     images, labels = photographs(row)
     gflop = flops(model.network, row) / 1e9
     if row.name == "forward":
@@ -262,7 +301,7 @@ def our_call(row, width):
     return lambda: np.asarray(model.train_on_batch(images, labels)[:1]), gflop
 
 
-def torch_call(row, width):
+def torch_call(row, path, width):
     """`(function, None)` with the baseline of `benchmarks.torch_seam`; its GFLOP are ours."""
     import torch
     from PIL import Image
@@ -270,12 +309,7 @@ def torch_call(row, width):
     from benchmarks.torch_seam import TorchSEAM, seam_loss
 
     model = TorchSEAM(CLASSES, width).eval()
-    state = {
-        name: torch.from_numpy(weight(name, tuple(value.shape)))
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(torch.load(path))
     mean, deviation = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     images, labels = photographs(row)
 

@@ -75,7 +75,7 @@ def test_a_mixture_of_sizes_is_traced_once(monkeypatch):
     predictor = CamPredictor(stand_in_model())
     for size in [(16, 16), (17, 33), (40, 9)]:
         predictor.predict(photographs(2, size))
-    assert traces[0][True].experimental_get_tracing_count() == 1
+    assert traces[0].experimental_get_tracing_count() == 1
 
 
 def test_how_images_are_split_into_calls_does_not_matter():

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wsss"
-BASE = {"errors", "files", "masks", "quiet"}
+BASE = {"errors", "files", "masks", "memory", "quiet"}
 # What each room may import from its neighbours; itself is always allowed.
 MAY_IMPORT = {
     "errors": set(),
     "masks": set(),
+    "memory": set(),
     "quiet": set(),
     "flags": {"errors"},
     "files": {"errors"},

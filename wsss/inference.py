@@ -6,7 +6,6 @@ TensorFlow and Keras are imported when a predictor is made, not when this module
 import contextlib
 import functools
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from PIL import Image
 
 from wsss import files
 from wsss.errors import UserError
+from wsss.memory import freed_memory_returned
 from wsss.seeds import scaled_size
 
 CAMS = ("refined_cam", "cam")
@@ -48,8 +48,8 @@ class CamPredictor:
       device. Shapes are never padded to one another: that would change the values at the borders.
     - The compiled function accepts any batch and image size: a collection of mixed sizes is traced once.
     - Maps leave the device at feature resolution; `wsss.seeds.merge_scales` up-samples present classes only.
-    - Batch normalisation and padding are folded into the convolutions, and wide maps are not held whole,
-      see `wsss.models.lean`.
+    - Batch normalisation and padding are folded into the convolutions, and no wide map is held whole, see
+      `wsss.models.lean`.
     - Independent batches run on several threads and fill the gaps of one another.
 
     Memory is held down by `pixels_at_once`: an image and its mirror that exceed it together go one after the
@@ -141,11 +141,14 @@ class CamPredictor:
 
     def _call(self, call):
         batch = np.stack([_resize(image, call.size) for image in call.images])
-        mirror = self._mirror and call.views == 2
-        cams, scores = (x.numpy() for x in self._forward[mirror](batch))
-        if self._mirror and not mirror:
-            mirrored_cams, mirrored_scores = (x.numpy() for x in self._forward[False](batch[:, :, ::-1]))
-            cams, scores = cams + mirrored_cams[:, :, ::-1], (scores + mirrored_scores) / 2
+        views = [batch, batch[:, :, ::-1]] if self._mirror else [batch]
+        if call.views == len(views):
+            views = [np.concatenate(views)]
+        cams, scores = zip(*([x.numpy() for x in self._forward(view)] for view in views))
+        cams, scores = (np.concatenate(x) for x in (cams, scores))
+        if self._mirror:
+            (cams, mirrored), scores = np.split(cams, 2), np.mean(np.split(scores, 2), axis=0)
+            cams = cams + mirrored[:, :, ::-1]
         return (call.scale, call.start), (np.ascontiguousarray(np.moveaxis(cams, -1, 1)), scores)
 
 
@@ -208,20 +211,23 @@ def load_predictor(path, **options):
     Raises:
         UserError: the file is missing, or is no model of this package.
     """
-    return CamPredictor(_load_model(path), **options)
+    return CamPredictor(load_model(path), **options)
 
 
-def _load_model(path):
+def load_model(path):
+    """The model of a `.keras` file, local or remote, in little more memory than its weights take.
+
+    Raises:
+        UserError: the file is missing, or is no model of this package.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
     import wsss.models  # noqa: F401  registers the classes that a file names
 
-    with _local_copy(path) as local:
-        if not zipfile.is_zipfile(local):
-            raise UserError(f"`{path}` is not a whole `.keras` file: copy it anew, or train again.")
+    with _unpacked(path) as folder, freed_memory_returned():
         try:
-            return keras.models.load_model(local, compile=False)
+            return keras.models.load_model(folder, compile=False)
         except (ValueError, TypeError, OSError, KeyError) as error:
             raise UserError(f"`{path}` is no trained model: {str(error).splitlines()[0][:200]}") from error
 
@@ -241,14 +247,11 @@ def cached_predictor(path, content_hash, options):
 @functools.lru_cache(maxsize=1)
 def cached_relation_predictor(path, content_hash, max_side):
     """A `RelationPredictor`, kept for the process; see `cached_predictor`."""
-    return RelationPredictor(_load_model(path), max_side)
+    return RelationPredictor(load_model(path), max_side)
 
 
 def _compile(model, cam):
-    """Functions uint8 images -> (CAM, scores), summed and averaged over the mirror or not, and class count.
-
-    The functions are keyed by whether the mirror joins in; each is traced once, for images of all sizes.
-    """
+    """The function uint8 images -> (CAM, scores), traced once for all sizes, and the class count."""
     import keras
     import tensorflow as tf
 
@@ -269,23 +272,12 @@ def _compile(model, cam):
         def network(images, training):
             return cam_model(images, training=training), classifier(images, training=training)
 
-    def forward(images, mirror):
-        count = tf.shape(images)[0]
-        if mirror:
-            images = tf.concat([images, tf.reverse(images, [2])], axis=0)
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)], autograph=False)
+    def forward(images):
         cams, scores = network(tf.cast(images, tf.float32) / 255, training=False)
-        cams, scores = tf.cast(cams, tf.float32), tf.cast(scores, tf.float32)
-        if mirror:
-            cams = cams[:count] + tf.reverse(cams[count:], [2])
-            scores = (scores[:count] + scores[count:]) / 2
-        return cams, scores
+        return tf.cast(cams, tf.float32), tf.cast(scores, tf.float32)
 
-    images = tf.TensorSpec((None, None, None, 3), tf.uint8)
-    traced = {
-        mirror: tf.function(functools.partial(forward, mirror=mirror), [images], autograph=False)
-        for mirror in (False, True)
-    }
-    return traced, int(classifier.output_shape[-1])
+    return forward, int(classifier.output_shape[-1])
 
 
 def _compile_relation(relation):
@@ -322,16 +314,18 @@ def _resize(image, size):
 
 
 @contextlib.contextmanager
-def _local_copy(path):
+def _unpacked(path):
+    """A folder with what is in a `.keras` file: there Keras reads one weight at a time, not all at once."""
     if not files.exists(path):
         raise UserError(f"There is no model at `{path}`.")
-    if not files.is_remote(path):
-        yield os.fspath(path)
-        return
-    folder = tempfile.mkdtemp(prefix="wsss-model-")
-    try:
-        local = os.path.join(folder, "model.keras")
-        files.copy(path, local)
-        yield local
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="wsss-model-") as folder:
+        local = os.fspath(path)
+        if files.is_remote(path):
+            local = os.path.join(folder, "model.keras")
+            files.copy(path, local)
+        if not zipfile.is_zipfile(local):
+            raise UserError(f"`{path}` is not a whole `.keras` file: copy it anew, or train again.")
+        unpacked = os.path.join(folder, "model")
+        with zipfile.ZipFile(local) as archive:
+            archive.extractall(unpacked)
+        yield unpacked

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from wsss.models import strips
+from wsss.models import streaming
 from wsss.models.backbones import build_backbone
 from wsss.models.folding import FoldedConvolution
-from wsss.models.graph import steps_of
-from wsss.models.lean import After, lean_network
+from wsss.models.lean import lean_network
 from wsss.models.published import published_seam
 from wsss.models.seam import SEAM
-from wsss.models.strips import PositionwiseStrips
+from wsss.models.streaming import RowStream
 
 
 def with_statistics(model, seed=0):
@@ -51,34 +50,15 @@ def test_a_network_of_keras_keeps_its_outputs_and_loses_its_batch_normalisation(
     assert not any(isinstance(layer, layers.ZeroPadding2D) for layer in folded.layers)
 
 
-def test_resnet38_keeps_its_outputs_and_runs_its_widest_maps_in_strips(monkeypatch):
-    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 256)
-    model = with_statistics(outputs_of(published_seam(3, "linear", width=1 / 32)))
+def test_resnet38_keeps_its_outputs_and_holds_no_wide_map(monkeypatch):
+    monkeypatch.setattr(streaming, "STREAM_ELEMENTS", 2048)
+    model = with_statistics(outputs_of(published_seam(3, "linear", width=1 / 8)))
     folded = lean_network(model)
     assert_equal_outputs(model, folded, images(2, 41, 64, 3))
-    (cut,) = (layer for layer in folded.layers if isinstance(layer, PositionwiseStrips))
-    assert cut.channels == 128
-    assert not {"b7-conv_branch1", "b7-conv_branch2b2", "bn7"} & {layer.name for layer in folded.layers}
-
-
-def test_a_map_is_first_read_by_what_makes_it_narrow():
-    image = keras.Input((None, None, 3))
-    wide = layers.Conv2D(32, 3, padding="same", name="wide")(image)
-    x = layers.Conv2D(16, 3, padding="same", name="main")(wide)
-    narrow = layers.Conv2D(4, 1, name="narrow")(wide)
-    half = layers.Conv2D(16, 1, name="half")(wide)
-    model = with_statistics(keras.Model(image, [layers.Add()([x, half]), layers.ReLU()(narrow)]))
-    folded = lean_network(model)
-    assert_equal_outputs(model, folded, images(1, 9, 8, 3))
-    steps, _ = steps_of(folded)
-    (delay,) = (step for step in steps if isinstance(step.layer, After))
-    held, first = delay.inputs
-    readers = {
-        name: {step.layer.name for step in steps if any(x is tensor for x in step.inputs)}
-        for name, tensor in (("wide", held), ("delayed", delay.output))
-    }
-    assert readers == {"wide": {"narrow", delay.layer.name}, "delayed": {"main", "half"}}
-    assert first.shape[-1] == 4
+    assert_equal_outputs(model, folded, images(1, 9, 130, 3))
+    (streamed,) = (layer for layer in folded.layers if isinstance(layer, RowStream))
+    assert max(output.shape[-1] for output in streamed.whole.outputs) == 4  # of 512 inside
+    assert not {"b2-add", "b7-conv_branch1", "bn7"} & {layer.name for layer in folded.layers}
 
 
 def test_a_folded_network_follows_its_original():

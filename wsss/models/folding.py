@@ -7,8 +7,8 @@ import keras
 from keras import layers, ops
 
 from wsss.models.graph import Step, readers_of
+from wsss.models.windows import windows_of_convolution
 
-NO_PADDING = ((0, 0), (0, 0))
 LARGEST_FOLDED = 1 << 22  # weights; folding more of them takes more memory than the maps that it saves
 
 
@@ -23,10 +23,11 @@ class FoldedConvolution(layers.Layer):
     Args:
         convolution: a built `Conv2D` or `DepthwiseConv2D` without activation.
         normalization: the built `BatchNormalization` of its channels, or None.
-        zero_padding: `((top, bottom), (left, right))` of the padding before it.
+        zero_padding: `((top, bottom), (left, right))`, zeros around the map in place of what the convolution
+            itself would pad with. None: that.
     """
 
-    def __init__(self, convolution, normalization=None, zero_padding=NO_PADDING, **kwargs):
+    def __init__(self, convolution, normalization=None, zero_padding=None, **kwargs):
         super().__init__(dtype=convolution.dtype_policy, trainable=False, **kwargs)
         self.convolution, self.normalization, self.zero_padding = convolution, normalization, zero_padding
         self.built = True
@@ -53,9 +54,11 @@ class FoldedConvolution(layers.Layer):
         return kernel * (ops.reshape(scale, kernel.shape[2:]) if depthwise else scale), offset
 
     def compute_output_shape(self, input_shape):
-        batch, *size, channels = input_shape
-        size = [None if side is None else side + sum(added) for side, added in zip(size, self.zero_padding)]
-        return self.convolution.compute_output_shape((batch, *size, channels))
+        if self.zero_padding is None:
+            return self.convolution.compute_output_shape(input_shape)
+        windows = windows_of_convolution(self.convolution, self.zero_padding)
+        size = [side and window.size_out(side) for side, window in zip(input_shape[1:3], windows)]
+        return (input_shape[0], *size, self.convolution.compute_output_shape(input_shape)[-1])
 
 
 def fold_convolutions(steps, outputs):
@@ -95,7 +98,7 @@ def _folded(before, layer, alone):
         return FoldedConvolution(layer, None, before.padding, name=f"{layer.name}_padded")
     if not isinstance(layer, layers.BatchNormalization) or layer.axis not in (-1, 3) or not alone:
         return None
-    padding = NO_PADDING
+    padding = None
     if isinstance(before, FoldedConvolution) and before.normalization is None:
         before, padding = before.convolution, before.zero_padding
     if not is_plain_convolution(before) or math.prod(before.kernel.shape) > LARGEST_FOLDED:
@@ -115,11 +118,12 @@ def _after(x):
 def _convolve(x, kernel, convolution, zero_padding):
     depthwise = isinstance(convolution, layers.DepthwiseConv2D)
     strides, dilation = tuple(convolution.strides), tuple(convolution.dilation_rate)
-    if zero_padding != NO_PADDING and keras.backend.backend() == "tensorflow" and not depthwise:
+    padding = convolution.padding if zero_padding is None else "valid"
+    if zero_padding is not None and keras.backend.backend() == "tensorflow" and not depthwise:
         import tensorflow as tf
 
         return tf.nn.conv2d(x, kernel, strides, [(0, 0), *zero_padding, (0, 0)], dilations=dilation)
-    if zero_padding != NO_PADDING:
+    if zero_padding is not None:
         x = ops.pad(x, ((0, 0), *zero_padding, (0, 0)))
     convolve = ops.depthwise_conv if depthwise else ops.conv
-    return convolve(x, kernel, strides, convolution.padding, "channels_last", dilation)
+    return convolve(x, kernel, strides, padding, "channels_last", dilation)

@@ -39,12 +39,12 @@ def run(steps, values):
             values[id(old)] = new
 
 
-def submodel(steps, inputs, output):
-    """`keras.Model` of some steps, from the tensors `inputs` to the tensor `output`."""
+def submodel(steps, inputs, outputs):
+    """`keras.Model` of some steps, from the tensors `inputs` to the tensors `outputs`."""
     new = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
     values = {id(x): y for x, y in zip(inputs, new)}
     run(steps, values)
-    return keras.Model(new, values[id(output)])
+    return keras.Model(new, [values[id(x)] for x in outputs])
 
 
 def readers_of(steps, outputs):
@@ -70,3 +70,19 @@ def replace_inputs(step, replacements):
     """The step with some of the tensors that it reads replaced, by their ids."""
     args, kwargs = keras.tree.map_structure(lambda x: replacements.get(id(x), x), (step.args, step.kwargs))
     return step._replace(args=args, kwargs=kwargs)
+
+
+def in_order(steps):
+    """The steps, each after those whose outputs it reads."""
+    made = {id(x) for step in steps for x in keras.tree.flatten(step.output)}
+    ordered, left = [], list(steps)
+    while left:
+        waiting = []
+        for step in left:
+            if any(id(x) in made for x in step.inputs):
+                waiting.append(step)
+            else:
+                ordered.append(step)
+                made.difference_update(id(x) for x in keras.tree.flatten(step.output))
+        left = waiting
+    return ordered

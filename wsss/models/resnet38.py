@@ -5,8 +5,7 @@ code of AffinityNet (jiwoon-ahn/psa). The layers bear the names of the published
 `.` (`b4_1-conv_branch2a`; Keras on PyTorch allows no dot), so that weights find their place by name.
 """
 
-import os
-import platform
+import functools
 from typing import NamedTuple
 
 import keras
@@ -143,7 +142,7 @@ class DilatedConv2D(layers.Conv2D):
     Under TensorFlow Keras cuts a map into dilation x dilation coarser ones, and pads and convolves these. Of
     maps of 9 x 9 to 28 x 28, as in training at a crop of 224, much is padding then: forward and backward
     pass take 1.1 to 3.5 times as long. The numbers are the same. TensorFlow has the gradient of the direct
-    way in oneDNN, on accelerators and in XLA, not on other CPUs.
+    way in oneDNN (by itself on some CPUs only), on accelerators and in XLA; elsewhere Keras's way is taken.
     """
 
     def call(self, inputs):
@@ -158,9 +157,29 @@ def _dilates_directly(x):
     return (
         keras.backend.backend() == "tensorflow"
         and all(side is not None and side <= LARGEST_DIRECT for side in x.shape[1:3])
-        and platform.machine().lower() in ("x86_64", "amd64")
-        and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") not in ("0", "false")
+        and has_dilated_gradient()
     )
+
+
+@functools.cache
+def has_dilated_gradient():
+    """Whether TensorFlow can differentiate a dilated convolution here; it tells by trying one."""
+    import tensorflow as tf
+
+    with tf.init_scope(), tf.device("CPU"):
+        x, kernel = tf.zeros((1, 3, 3, 1)), tf.zeros((3, 3, 1, 1))
+        try:
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=x,
+                filter_sizes=kernel.shape,
+                out_backprop=x,
+                strides=[1] * 4,
+                padding="SAME",
+                dilations=[1, 2, 2, 1],
+            )
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 def convolve(x, channels, size, stride=1, dilation=1, *, name):

@@ -1,0 +1,39 @@
+"""How soon this process gives memory that it has freed back to the system."""
+
+import contextlib
+import ctypes
+import threading
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of glibc's <malloc.h>
+_WHILE_LOADING = 1 << 20  # bytes
+_AFTERWARDS = 1 << 24
+_lock = threading.Lock()
+
+
+def _mallopt():
+    """The function of that name of the C library, or one that does nothing where there is none."""
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc; no such library; not Unix
+        return lambda parameter, value: 0
+
+
+@contextlib.contextmanager
+def freed_memory_returned():
+    """What is freed inside goes back to the system at once, and afterwards large pieces of memory still do.
+
+    By itself glibc keeps more and more of it: each large piece that is freed raises the size up to which
+    pieces are kept, and there is a heap for every few threads. With large maps that come and go, a third of
+    the memory of inference is such a rest. Pieces of 16 MiB and more are given back at once; below that size
+    it would cost more time (each page is cleared again) than it saves. The setting holds for the process.
+
+    Does nothing where the C library is another one.
+    """
+    with _lock:
+        mallopt = _mallopt()
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _WHILE_LOADING)
+        try:
+            yield
+        finally:
+            mallopt(_M_MMAP_THRESHOLD, _AFTERWARDS)
