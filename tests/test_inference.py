@@ -150,3 +150,9 @@ def test_a_file_that_is_no_model_and_a_missing_one_are_users_mistakes(tmp_path):
     path.write_bytes(b"not a zip file")
     with pytest.raises(UserError, match="not a whole"):
         load_predictor(path)
+    keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(999)]).save(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 255  # among the weights
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="not a whole"):
+        load_predictor(path)

@@ -323,9 +323,11 @@ def _unpacked(path):
         if files.is_remote(path):
             local = os.path.join(folder, "model.keras")
             files.copy(path, local)
-        if not zipfile.is_zipfile(local):
-            raise UserError(f"`{path}` is not a whole `.keras` file: copy it anew, or train again.")
         unpacked = os.path.join(folder, "model")
-        with zipfile.ZipFile(local) as archive:
-            archive.extractall(unpacked)
+        try:
+            with zipfile.ZipFile(local) as archive:
+                archive.extractall(unpacked)
+        except zipfile.BadZipFile as error:
+            message = f"`{path}` is not a whole `.keras` file: copy it anew, or train again."
+            raise UserError(message) from error
         yield unpacked

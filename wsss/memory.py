@@ -2,12 +2,10 @@
 
 import contextlib
 import ctypes
-import threading
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of glibc's <malloc.h>
 _WHILE_LOADING = 1 << 20  # bytes
 _AFTERWARDS = 1 << 24
-_lock = threading.Lock()
 
 
 def _mallopt():
@@ -23,17 +21,16 @@ def freed_memory_returned():
     """What is freed inside goes back to the system at once, and afterwards large pieces of memory still do.
 
     By itself glibc keeps more and more of it: each large piece that is freed raises the size up to which
-    pieces are kept, and there is a heap for every few threads. With large maps that come and go, a third of
-    the memory of inference is such a rest. Pieces of 16 MiB and more are given back at once; below that size
+    pieces are kept, and there is a heap for every few threads. With large maps that come and go that is 100 MB and
+    more. Pieces of 16 MiB and more are given back at once; below that size
     it would cost more time (each page is cleared again) than it saves. The setting holds for the process.
 
     Does nothing where the C library is another one.
     """
-    with _lock:
-        mallopt = _mallopt()
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, _WHILE_LOADING)
-        try:
-            yield
-        finally:
-            mallopt(_M_MMAP_THRESHOLD, _AFTERWARDS)
+    mallopt = _mallopt()
+    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_THRESHOLD, _WHILE_LOADING)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _AFTERWARDS)
