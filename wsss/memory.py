@@ -21,9 +21,9 @@ def freed_memory_returned():
     """What is freed inside goes back to the system at once, and afterwards large pieces of memory still do.
 
     By itself glibc keeps more and more of it: each large piece that is freed raises the size up to which
-    pieces are kept, and there is a heap for every few threads. With large maps that come and go that is 100 MB and
-    more. Pieces of 16 MiB and more are given back at once; below that size
-    it would cost more time (each page is cleared again) than it saves. The setting holds for the process.
+    pieces are kept, and there is a heap for every few threads. With large maps that come and go that is over
+    100 MB. Pieces of 16 MiB and more are given back at once; below that size it would cost more time (each
+    page is cleared again) than it saves. The setting holds for the process.
 
     Does nothing where the C library is another one.
     """
