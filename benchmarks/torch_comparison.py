@@ -164,7 +164,7 @@ def work(form, task, weights, quick, threads):
         weights: path of the file with the model.
         quick, threads: as on the command line.
     """
-    set_threads(form, threads)
+    set_threads(form, threads, training=task.startswith("train"))
     torch = form == "torch"
     width = 0.25 if quick else 1.0
     if task == "weights":
@@ -206,8 +206,8 @@ def fastest_product(product):
     return 2 * PRODUCT**3 / 1e9 / min(seconds)
 
 
-def set_threads(form, threads):
-    """Imports all that the framework's calls import, and sets its threads."""
+def set_threads(form, threads, training):
+    """Imports all that the framework's calls import, as the programs do, and sets its threads."""
     if form == "torch":
         import torch
 
@@ -215,6 +215,9 @@ def set_threads(form, threads):
 
         torch.set_num_threads(threads)
     else:
+        from wsss.quiet import import_tensorflow
+
+        import_tensorflow(onednn=training)
         import tensorflow as tf
 
         import wsss.inference

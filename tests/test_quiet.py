@@ -1,6 +1,7 @@
 """`wsss.quiet`: what TensorFlow notes on each start stays off the terminal, and nothing else does."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -69,3 +70,16 @@ def test_a_wrong_input_is_one_line_on_stderr(arguments, named, tmp_path, monkeyp
     assert line.startswith("error: ")
     assert named in line
     assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has oneDNN on x86 only")
+def test_onednn_is_used_where_asked_for_and_not_where_the_user_forbids_it():
+    code = (
+        "from wsss.quiet import import_tensorflow; import_tensorflow(onednn=True); "
+        "from wsss.models.cpu import has_dilated_gradient; print(has_dilated_gradient())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    for forbidden, expected in (({}, "True"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "False")):
+        command = [sys.executable, "-c", code]
+        output = subprocess.check_output(command, text=True, env=environment | forbidden)
+        assert output.split() == [expected]

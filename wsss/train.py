@@ -44,7 +44,7 @@ def _train(options, run):
     if options.data:
         collection = open_collection(options.data)
         collection.shard_paths(options.split)  # a split that is not there is told here
-    import_tensorflow()
+    import_tensorflow(onednn=True)
     from wsss.training.building import set_numerics
     from wsss.training.loop import train
     from wsss.training.strategies import make_strategy

@@ -7,8 +7,9 @@ import pytest
 from tests.golden import assert_close, golden_cases, golden_file
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
 from wsss.models.checkpoints import load_tensors, published_variables
+from wsss.models.cpu import has_dilated_gradient
 from wsss.models.published import build_network
-from wsss.models.resnet38 import OUTPUT_STRIDE, DilatedConv2D, has_dilated_gradient, resnet38
+from wsss.models.resnet38 import OUTPUT_STRIDE, DilatedConv2D, resnet38
 from wsss.ops.resize import resize_bilinear
 
 

@@ -6,9 +6,11 @@ import math
 import keras
 from keras import layers, ops
 
+from wsss.models.cpu import multiplies_by_eigen
 from wsss.models.graph import Step, readers_of
 from wsss.models.windows import windows_of_convolution
 
+CHANNELS_AT_ONCE = 512  # of a 1 x 1 convolution into four times as many or more, see `_parts_of_channels`
 LARGEST_FOLDED = 1 << 22  # weights; folding more of them takes more memory than the maps that it saves
 
 
@@ -118,6 +120,10 @@ def _after(x):
 def _convolve(x, kernel, convolution, zero_padding):
     depthwise = isinstance(convolution, layers.DepthwiseConv2D)
     strides, dilation = tuple(convolution.strides), tuple(convolution.dilation_rate)
+    parts = 1 if depthwise else _parts_of_channels(kernel)
+    if parts > 1:
+        kernels = ops.split(kernel, parts, axis=-1)
+        return ops.concatenate([_convolve(x, part, convolution, zero_padding) for part in kernels], axis=-1)
     padding = convolution.padding if zero_padding is None else "valid"
     if zero_padding is not None and keras.backend.backend() == "tensorflow" and not depthwise:
         import tensorflow as tf
@@ -127,3 +133,14 @@ def _convolve(x, kernel, convolution, zero_padding):
         x = ops.pad(x, ((0, 0), *zero_padding, (0, 0)))
     convolve = ops.depthwise_conv if depthwise else ops.conv
     return convolve(x, kernel, strides, padding, "channels_last", dilation)
+
+
+def _parts_of_channels(kernel):
+    """How many parts the channels of the output are made in.
+
+    Eigen multiplies matrices at 0.6 of its speed where a row of the product is 8 or 16 KiB (its positions
+    then share few sets of the cache, it seems). What oneDNN or an accelerator multiplies is made at once.
+    """
+    channels = kernel.shape[-1]
+    wide = kernel.shape[:2] == (1, 1) and channels >= 4 * CHANNELS_AT_ONCE and not channels % CHANNELS_AT_ONCE
+    return channels // CHANNELS_AT_ONCE if wide and multiplies_by_eigen() else 1

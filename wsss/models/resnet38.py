@@ -5,11 +5,12 @@ code of AffinityNet (jiwoon-ahn/psa). The layers bear the names of the published
 `.` (`b4_1-conv_branch2a`; Keras on PyTorch allows no dot), so that weights find their place by name.
 """
 
-import functools
 from typing import NamedTuple
 
 import keras
 from keras import layers
+
+from wsss.models.cpu import has_dilated_gradient
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
@@ -159,27 +160,6 @@ def _dilates_directly(x):
         and all(side is not None and side <= LARGEST_DIRECT for side in x.shape[1:3])
         and has_dilated_gradient()
     )
-
-
-@functools.cache
-def has_dilated_gradient():
-    """Whether TensorFlow can differentiate a dilated convolution here; it tells by trying one."""
-    import tensorflow as tf
-
-    with tf.init_scope(), tf.device("CPU"):
-        x, kernel = tf.zeros((1, 3, 3, 1)), tf.zeros((3, 3, 1, 1))
-        try:
-            tf.raw_ops.Conv2DBackpropFilter(
-                input=x,
-                filter_sizes=kernel.shape,
-                out_backprop=x,
-                strides=[1] * 4,
-                padding="SAME",
-                dilations=[1, 2, 2, 1],
-            )
-        except tf.errors.OpError:
-            return False
-    return True
 
 
 def convolve(x, channels, size, stride=1, dilation=1, *, name):

@@ -147,9 +147,9 @@ def _along_rows(values, other):
 
 def _on_given_rows(layer, rows, columns):
     """The function of a strip of rows, zeros included, that gives what the layer makes of them."""
-    if rows == columns == ONE_TO_ONE:
-        return functools.partial(layer, training=False)
     folded = isinstance(layer, FoldedConvolution)
+    if not folded and not is_plain_convolution(layer):
+        return functools.partial(layer, training=False)
     convolution, normalization = (layer.convolution, layer.normalization) if folded else (layer, None)
     zeros = (0, 0), (columns.before, columns.after)
     return FoldedConvolution(convolution, normalization, zeros, name=f"{layer.name}_rows")
