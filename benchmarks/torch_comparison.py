@@ -10,7 +10,8 @@ clock.
     python -m benchmarks.torch_comparison [--quick] [--rows forward inference] [--torch_python PYTHON]
 
 Rows: forward (448 x 448), inference (one 375 x 500 photograph at scales 0.5, 1, 1.5 and 2, each with its
-mirror, merged at its size for two present classes), train_224 and train_448 (a step of batch 2).
+mirror, merged at its size for two present classes), train_224 and train_448 (a step of batch 2, with
+oneDNN on every CPU, as in `wsss.train`).
 """
 
 import argparse

@@ -33,4 +33,5 @@ def multiplies_by_eigen():
         return False
     import tensorflow as tf
 
-    return not tf.config.list_logical_devices("GPU") and not has_dilated_gradient()
+    only_cpus = all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
+    return only_cpus and not has_dilated_gradient()
