@@ -47,7 +47,7 @@ def networks(draw):
         readings, sizes = [Reading((0,), ONE_TO_ONE, ONE_TO_ONE)], [size, size]
     read = {number for reading in readings for number in reading.maps}
     outputs = [number for number in range(1, len(sizes)) if number not in read]
-    return RowOrder(readings, 1, outputs), sizes
+    return RowOrder(readings, 1, outputs, idle_rows=draw(st.integers(0, 1))), sizes
 
 
 def rows_of_whole(order, image):
@@ -88,7 +88,7 @@ def test_rows_made_in_turns_are_those_of_the_whole(network, times):
             starts = [row * rows.stride for row in range(size)]
             number = layer + 1
             new[number] = np.array([sum(x[s : s + rows.extent].sum() for x in args) for s in starts], int)
-            assert 1 <= size <= -(-sizes[number] // times)
+            assert order.idle_rows <= size <= -(-sizes[number] // times)
             if number in held:
                 count = made[order.kept.index(number)]
                 stores[number] = np.concatenate([held[number], new[number][:count]])
@@ -101,10 +101,23 @@ def test_rows_made_in_turns_are_those_of_the_whole(network, times):
 @pytest.mark.parametrize("times", [4, 10])
 def test_a_chain_of_convolutions_holds_a_few_rows_of_each_map(times):
     window = Window(3, 1, 1, 1)
-    order = RowOrder([Reading((number,), window, window) for number in range(6)], 1, [6])
+    readings = [Reading((number,), window, window) for number in range(6)]
+    order = RowOrder(readings, 1, [6], idle_rows=1)
     plan = order.plan([40] * 7, times)
     made = np.cumsum(plan.forgotten, axis=0)
     assert order.kept == (1, 2, 3, 4, 5, 6)
     assert not plan.forgotten[:, -1].any()  # of the output nothing is forgotten
     assert (made[-1, :-1] == 39).all()  # of the others all but what the last window began with
     assert plan.strips[..., 1].max() <= 40 // times + 2
+
+
+def test_a_layer_that_has_nothing_to_make_reads_no_more_than_it_must():
+    window = Window(3, 2, 1, 1)
+    for idle_rows, read in ((0, 1), (1, 3)):  # of a window of three at a stride of two
+        order = RowOrder(
+            [Reading((0,), window, window), Reading((1,), window, window)], 1, [2], idle_rows=idle_rows
+        )
+        plan = order.plan([16, 8, 4], 8)
+        idle = plan.made[:, -1] == 0
+        assert idle.any()
+        assert set((plan.strips[idle, 1, 1] + plan.zeros[idle, 1].sum(axis=-1)).tolist()) == {read}

@@ -6,12 +6,11 @@ import math
 import keras
 from keras import layers, ops
 
-from wsss.models.cpu import multiplies_by_eigen
 from wsss.models.graph import Step, readers_of
+from wsss.models.wide import in_parts, merge_parts
 from wsss.models.windows import windows_of_convolution
 
-CHANNELS_AT_ONCE = 512  # of a 1 x 1 convolution into four times as many or more, see `_parts_of_channels`
-LARGEST_FOLDED = 1 << 22  # weights; folding more of them takes more memory than the maps that it saves
+LARGEST_FOLDED = 1 << 18  # weights; folding more of them takes longer than the maps that it saves
 
 
 class FoldedConvolution(layers.Layer):
@@ -19,8 +18,8 @@ class FoldedConvolution(layers.Layer):
 
     With the moving mean `m` and variance `v`, `(w * x + b - m) / sqrt(v + epsilon) * gamma + beta` is a
     convolution with the kernel `s w` and the bias `(b - m) s + beta`, `s = gamma / sqrt(v + epsilon)`. The
-    weights stay where they are and are folded anew in each call: they cost no memory of their own and follow
-    the original layers while those are trained.
+    weights stay where they are and are folded anew in each call: they cost no memory for long and follow the
+    original layers while those are trained.
 
     Args:
         convolution: a built `Conv2D` or `DepthwiseConv2D` without activation.
@@ -32,12 +31,15 @@ class FoldedConvolution(layers.Layer):
     def __init__(self, convolution, normalization=None, zero_padding=None, **kwargs):
         super().__init__(dtype=convolution.dtype_policy, trainable=False, **kwargs)
         self.convolution, self.normalization, self.zero_padding = convolution, normalization, zero_padding
+        self.depthwise = isinstance(convolution, layers.DepthwiseConv2D)
         self.built = True
 
     def call(self, x):
         with _after(x):
             kernel, bias = self._kernel_and_bias()
-        x = _convolve(x, ops.cast(kernel, x.dtype), self.convolution, self.zero_padding)
+            small = tuple(kernel.shape[:2]) == (1, 1)  # a few rows do not pay for parting a larger kernel
+            kernels = in_parts(kernel) if small else [kernel]
+        x = merge_parts([self._convolve(x, ops.cast(kernel, x.dtype)) for kernel in kernels])
         return x if bias is None else ops.add(x, ops.reshape(ops.cast(bias, x.dtype), (1, 1, 1, -1)))
 
     def _kernel_and_bias(self):
@@ -52,8 +54,20 @@ class FoldedConvolution(layers.Layer):
             offset = offset + norm.beta
         if bias is not None:
             offset = offset + bias * scale
-        depthwise = isinstance(self.convolution, layers.DepthwiseConv2D)
-        return kernel * (ops.reshape(scale, kernel.shape[2:]) if depthwise else scale), offset
+        return kernel * (ops.reshape(scale, kernel.shape[2:]) if self.depthwise else scale), offset
+
+    def _convolve(self, x, kernel):
+        convolution, zero_padding = self.convolution, self.zero_padding
+        strides, dilation = tuple(convolution.strides), tuple(convolution.dilation_rate)
+        padding = convolution.padding if zero_padding is None else "valid"
+        if zero_padding is not None and keras.backend.backend() == "tensorflow" and not self.depthwise:
+            import tensorflow as tf
+
+            return tf.nn.conv2d(x, kernel, strides, [(0, 0), *zero_padding, (0, 0)], dilations=dilation)
+        if zero_padding is not None:
+            x = ops.pad(x, ((0, 0), *zero_padding, (0, 0)))
+        convolve = ops.depthwise_conv if self.depthwise else ops.conv
+        return convolve(x, kernel, strides, padding, "channels_last", dilation)
 
     def compute_output_shape(self, input_shape):
         if self.zero_padding is None:
@@ -115,32 +129,3 @@ def _after(x):
     import tensorflow as tf
 
     return tf.control_dependencies([x])
-
-
-def _convolve(x, kernel, convolution, zero_padding):
-    depthwise = isinstance(convolution, layers.DepthwiseConv2D)
-    strides, dilation = tuple(convolution.strides), tuple(convolution.dilation_rate)
-    parts = 1 if depthwise else _parts_of_channels(kernel)
-    if parts > 1:
-        kernels = ops.split(kernel, parts, axis=-1)
-        return ops.concatenate([_convolve(x, part, convolution, zero_padding) for part in kernels], axis=-1)
-    padding = convolution.padding if zero_padding is None else "valid"
-    if zero_padding is not None and keras.backend.backend() == "tensorflow" and not depthwise:
-        import tensorflow as tf
-
-        return tf.nn.conv2d(x, kernel, strides, [(0, 0), *zero_padding, (0, 0)], dilations=dilation)
-    if zero_padding is not None:
-        x = ops.pad(x, ((0, 0), *zero_padding, (0, 0)))
-    convolve = ops.depthwise_conv if depthwise else ops.conv
-    return convolve(x, kernel, strides, padding, "channels_last", dilation)
-
-
-def _parts_of_channels(kernel):
-    """How many parts the channels of the output are made in.
-
-    Eigen multiplies matrices at 0.6 of its speed where a row of the product is 8 or 16 KiB (its positions
-    then share few sets of the cache, it seems). What oneDNN or an accelerator multiplies is made at once.
-    """
-    channels = kernel.shape[-1]
-    wide = kernel.shape[:2] == (1, 1) and channels >= 4 * CHANNELS_AT_ONCE and not channels % CHANNELS_AT_ONCE
-    return channels // CHANNELS_AT_ONCE if wide and multiplies_by_eigen() else 1

@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from wsss.models.cpu import has_dilated_gradient
+from wsss.models.wide import WideConv2D
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
@@ -137,8 +138,8 @@ def _drop_channels(x, rate, name):
 
 
 @keras.saving.register_keras_serializable(package="wsss")
-class DilatedConv2D(layers.Conv2D):
-    """A convolution (stride 1, padding "same", no bias, no activation) that dilates small maps as they are.
+class DilatedConv2D(WideConv2D):
+    """A convolution (stride 1, padding "same") that dilates small maps as they are.
 
     Under TensorFlow Keras cuts a map into dilation x dilation coarser ones, and pads and convolves these. Of
     maps of 9 x 9 to 28 x 28, as in training at a crop of 224, much is padding then: forward and backward
@@ -146,12 +147,12 @@ class DilatedConv2D(layers.Conv2D):
     way in oneDNN (by itself on some CPUs only), on accelerators and in XLA; elsewhere Keras's way is taken.
     """
 
-    def call(self, inputs):
+    def convolution_op(self, inputs, kernel):
         if not _dilates_directly(inputs):
-            return super().call(inputs)
+            return super().convolution_op(inputs, kernel)
         import tensorflow as tf
 
-        return tf.nn.conv2d(inputs, self.kernel, 1, "SAME", dilations=self.dilation_rate)
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=self.dilation_rate)
 
 
 def _dilates_directly(x):
@@ -168,6 +169,4 @@ def convolve(x, channels, size, stride=1, dilation=1, *, name):
     if stride > 1 and size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}-pad")(x)
         padding = "valid"
-    return layers.Conv2D(channels, size, stride, padding, dilation_rate=dilation, use_bias=False, name=name)(
-        x
-    )
+    return WideConv2D(channels, size, stride, padding, dilation_rate=dilation, use_bias=False, name=name)(x)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from wsss.models.cpu import multiplies_by_eigen
 from wsss.models.folding import FoldedConvolution, is_plain_convolution
 from wsss.models.graph import Step, in_order, readers_of, submodel
 from wsss.models.layers import ResizeLike, StopGradient
@@ -46,7 +47,12 @@ class RowStream(layers.Layer):
             Reading(tuple(number_of[id(x)] for x in step.inputs), rows, columns)
             for step, (rows, columns) in zip(part.steps, windows)
         ]
-        self.order = RowOrder(readings, len(part.inputs), [number_of[id(x)] for x in part.outputs])
+        self.order = RowOrder(
+            readings,
+            len(part.inputs),
+            [number_of[id(x)] for x in part.outputs],
+            idle_rows=0 if multiplies_by_eigen() else 1,  # oneDNN's empty maps have a wrong shape
+        )
         self._channels, self._dtypes = zip(*((x.shape[-1], x.dtype) for x in maps))
         runners = [_on_given_rows(step.layer, *each) for step, each in zip(part.steps, windows)]
         self._runners = lambda: runners  # Keras would wrap a list of layers, and save them

@@ -83,8 +83,8 @@ class Reading(NamedTuple):
 class RowPlan(NamedTuple):
     """Which rows are read, made and forgotten in each of some iterations.
 
-    Where a layer can make no row yet, or has made all, it makes one of zeros that nobody reads: oneDNN's
-    convolutions give a wrong shape where there is nothing to make.
+    Where a layer can make no row yet, or has made all, it makes `RowOrder.idle_rows` of zeros that nobody
+    reads.
 
     Attributes:
         strips: int32 (iterations, strips, 2): first row (of those that are held) and number of the rows that
@@ -107,6 +107,8 @@ class RowOrder:
         readings: the layers in the order in which they are called.
         given: how many maps the network is given.
         outputs: numbers of the maps that it gives.
+        idle_rows: how many rows a layer makes where there is nothing to make: 0, or 1 for layers that cannot
+            make an empty map.
 
     Attributes:
         strips_of: `(layer, number of a map)` of each strip of rows that must be cut out of a map, where a
@@ -115,8 +117,9 @@ class RowOrder:
             with all their rows.
     """
 
-    def __init__(self, readings: Sequence[Reading], given: int, outputs: Sequence[int]):
+    def __init__(self, readings: Sequence[Reading], given: int, outputs: Sequence[int], *, idle_rows: int):
         self.readings, self.given, self.outputs = tuple(readings), given, tuple(outputs)
+        self.idle_rows = idle_rows
         self.fronts = self._fronts()
         self.strips_of = tuple(
             (layer, number)
@@ -187,7 +190,8 @@ class RowOrder:
         for layer, number in self.strips_of:
             rows, front = self.readings[layer].rows, self.fronts[layer]
             first = rows.first_read(before[front])
-            count = max(after[front] - before[front] - 1, 0) * rows.stride + rows.extent
+            new = max(after[front] - before[front], self.idle_rows)
+            count = max((new - 1) * rows.stride + rows.extent, 0)
             above = min(max(-first, 0), count)
             stop = min(first + count, self._rows(number, after, heights))
             held = max(stop - max(first, 0), 0)
