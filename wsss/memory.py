@@ -35,5 +35,6 @@ def freed_memory_returned():
     try:
         yield
     finally:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE // 2)  # the most that older versions of glibc accept
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
