@@ -30,7 +30,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3.6",  # most tests keep one core busy; two processes take half the time
+            "pytest-xdist>=3.6",  # most tests keep one core busy; two processes take 0.6 of the time
             "hypothesis>=6.100",
             "opencv-python-headless>=4.9",  # the published snippet reads its image with cv2
             "gcp-storage-emulator>=2024.8.3",  # gs:// on loopback

@@ -37,7 +37,8 @@ class FoldedConvolution(layers.Layer):
     def call(self, x):
         with _after(x):
             kernel, bias = self._kernel_and_bias()
-            small = tuple(kernel.shape[:2]) == (1, 1)  # a few rows do not pay for parting a larger kernel
+            # A few rows do not pay for parting a larger kernel.
+            small = tuple(kernel.shape[:2]) == (1, 1) and not self.depthwise
             kernels = in_parts(kernel) if small else [kernel]
         x = merge_parts([self._convolve(x, ops.cast(kernel, x.dtype)) for kernel in kernels])
         return x if bias is None else ops.add(x, ops.reshape(ops.cast(bias, x.dtype), (1, 1, 1, -1)))
