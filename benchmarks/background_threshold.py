@@ -14,10 +14,10 @@ import tempfile
 
 import numpy as np
 
-from wsss import files
-from wsss.data.records import open_collection
-from wsss.layout import Layout, decode_scores
+from wsss.common import io
+from wsss.data.dataset import open_collection
 from wsss.metrics import THRESHOLDS, ThresholdSweep, mean_iou
+from wsss.pipeline.output import Layout, decode_scores
 from wsss.refine import DenseCRF, unary_from_probabilities
 
 BINS = 1000
@@ -170,8 +170,8 @@ def _scored_images(labels, collection, split):
     layout = Layout(labels)
     for record in collection.read(split):
         path = layout.scores(record.image_id)
-        if files.exists(path):
-            yield record.image, *decode_scores(files.read_bytes(path)), record.mask
+        if io.exists(path):
+            yield record.image, *decode_scores(io.read_bytes(path)), record.mask
 
 
 def _drawn_images(folder):

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.memory import peak_megabytes
-from wsss.inference import CamPredictor
-from wsss.seeds import merge_scales
+from wsss.inference.cam_scores import merge_scales
+from wsss.inference.predictor import CamPredictor
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 WAYS = ("predict", "loop", "ours")
@@ -140,9 +140,9 @@ def _labels(index):
 def _model(options):
     import keras
 
-    from wsss.models.backbones import build_backbone
+    from wsss.backbones.applications import build_backbone
+    from wsss.backbones.tiny import small_backbone
     from wsss.models.seam import SEAM
-    from wsss.models.small import small_backbone
 
     keras.utils.set_random_seed(0)
     weights = options.backbone_weights

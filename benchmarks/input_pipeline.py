@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from wsss.data.augment import AUGMENTATIONS
-from wsss.data.input_pipeline import training_dataset
-from wsss.data.records import open_collection
+from wsss.data.dataset import open_collection
+from wsss.data.loader import training_dataset
 from wsss.data.synthetic import write_synthetic_collection
 
 PAD = (0.485, 0.456, 0.406)

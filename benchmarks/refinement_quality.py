@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import real_photographs
-from wsss.data.records import open_collection
-from wsss.layout import decode_scores
+from wsss.data.dataset import open_collection
 from wsss.metrics import confusion_matrix, counts_of, mean_iou
-from wsss.pictures import overlay, side_by_side
+from wsss.pipeline.output import decode_scores
 from wsss.refine import DenseCRF, unary_from_labels
+from wsss.visualization import overlay, side_by_side
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 SCORES = "masks-none-0.2/scores"
@@ -139,7 +139,7 @@ def unrefined(image, scores, keys, thresholds):
 
 def pamr(image, scores, keys, thresholds):
     """The mask at each threshold, of scores after PAMR."""
-    from wsss.transforms.refine import pamr_of_any_size
+    from wsss.pipeline.stages.refine import pamr_of_any_size
 
     if len(scores):
         images = image[None].astype(np.float32) / 255

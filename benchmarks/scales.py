@@ -21,10 +21,10 @@ import numpy as np
 
 import wsss.models  # noqa: F401  so that `.keras` files load
 from benchmarks import real_photographs
-from wsss.data.records import open_collection
-from wsss.inference import CamPredictor
+from wsss.data.dataset import open_collection
+from wsss.inference.cam_scores import merge_scales, normalize_scores, scaled_size
+from wsss.inference.predictor import CamPredictor
 from wsss.metrics import ThresholdSweep
-from wsss.seeds import merge_scales, normalize_scores, scaled_size
 
 SETS = {
     "0.5": (0.5,),

@@ -216,13 +216,13 @@ def set_threads(form, threads, training):
 
         torch.set_num_threads(threads)
     else:
-        from wsss.quiet import import_tensorflow
+        from wsss.common.tf_import import import_tensorflow
 
         import_tensorflow(onednn=training)
         import tensorflow as tf
 
-        import wsss.inference
-        import wsss.models.published  # noqa: F401
+        import wsss.inference.predictor
+        import wsss.weights.published  # noqa: F401
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -248,8 +248,8 @@ def photographs(row):
 
 
 def write_our_weights(path, width):
-    from wsss.models.checkpoints import load_tensors, published_tensors
-    from wsss.models.published import published_seam
+    from wsss.weights.mapping import load_tensors, published_tensors
+    from wsss.weights.published import published_seam
 
     model = published_seam(CLASSES, "linear", width=width, dropout=False)
     shapes = {name: value.shape for name, value in published_tensors(model).items()}
@@ -276,8 +276,8 @@ def our_call(row, path):
     import keras
     import tensorflow as tf
 
-    from wsss.inference import CamPredictor, load_model
-    from wsss.seeds import merge_scales
+    from wsss.inference.cam_scores import merge_scales
+    from wsss.inference.predictor import CamPredictor, load_model
 
     model = load_model(path)
     images, labels = photographs(row)
@@ -297,8 +297,8 @@ def our_call(row, path):
             return merge_scales(present, prediction.scaled_sizes, row.size)
 
         return infer, gflop
-    from wsss.models.backbones import freeze
-    from wsss.models.resnet38 import FROZEN_STAGES
+    from wsss.backbones.applications import freeze
+    from wsss.backbones.resnet38 import FROZEN_STAGES
 
     freeze(model.network, batch_norm=True, prefixes=FROZEN_STAGES)
     model.compile(keras.optimizers.SGD(1e-6), loss=keras.losses.BinaryCrossentropy(from_logits=True))
@@ -366,7 +366,7 @@ def flops(network, row):
 
     A backward pass counts twice a forward pass for trained layers, and nothing for the frozen stages.
     """
-    from wsss.models.resnet38 import FROZEN_STAGES
+    from wsss.backbones.resnet38 import FROZEN_STAGES
 
     def forward(size, factor_of_trained=1):
         cells = {"conv1a": 1, "b2": 4, "b2_1": 4, "b2_2": 4, "b3": 16, "b3_1": 16, "b3_2": 16}

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import apache_beam as beam
 
-from wsss.transforms.runner import make_pipeline
+from wsss.pipeline.runner import make_pipeline
 
 _caught = defaultdict(list)
 

@@ -1,15 +1,15 @@
 """A tiny collection and a tiny model on disk, and what a test of the pipeline asks about its output."""
 
-import io
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from wsss import files
+from wsss.common import io
+from wsss.data.dataset import Record, format_example, shard_name, write_metadata
 from wsss.data.images import encode_mask
-from wsss.data.records import Record, format_example, shard_name, write_metadata
 from wsss.data.tfrecord import write_records
 
 CLASS_NAMES = ("cat", "dog", "cow")
@@ -30,7 +30,7 @@ def make_records(count=12, seed=0):
         for position, label in enumerate(labels):
             mask[4:16, 4 + 8 * position : 10 + 8 * position] = label + 1
         mask[0, 0] = 255
-        stream = io.BytesIO()
+        stream = BytesIO()
         Image.fromarray(image).save(stream, "PNG")
         records.append(
             Record(f"image_{index:02d}", stream.getvalue(), labels, height, width, 1, encode_mask(mask))
@@ -48,7 +48,7 @@ def write_collection(folder, records, shards=3, class_names=CLASS_NAMES):
     members = [records[index::shards] for index in range(shards)]
     size = 0
     for index, member in enumerate(members):
-        path = files.join(folder, shard_name("tiny", "train", index, shards))
+        path = io.join(folder, shard_name("tiny", "train", index, shards))
         size += write_records(path, map(format_example, member))[1]
     return write_metadata(
         folder,
@@ -64,15 +64,15 @@ def write_run(folder, data, classes=3):
     """Writes an untrained SEAM as a run directory."""
     import keras
 
+    from wsss.backbones.tiny import small_backbone
     from wsss.models.seam import SEAM
-    from wsss.models.small import small_backbone
 
     keras.utils.set_random_seed(0)
     backbone = small_backbone(8, width=8)
     model = SEAM(backbone.input, backbone.feature, classes)
     model.save(Path(folder) / "model.keras")
     config = {"class_names": list(CLASS_NAMES), "data": str(data), "split": "train"}
-    files.write_json(files.join(folder, "config.json"), config)
+    io.write_json(io.join(folder, "config.json"), config)
     return folder
 
 
@@ -80,8 +80,8 @@ def write_affinity_run(folder):
     """Writes an untrained AffinityNet as a run directory."""
     import keras
 
+    from wsss.backbones.tiny import small_backbone
     from wsss.models.affinity_net import AffinityNet, affinity_feature
-    from wsss.models.small import small_backbone
 
     keras.utils.set_random_seed(0)
     backbone = small_backbone(8, width=8)
@@ -95,8 +95,8 @@ def write_edge_run(folder):
     """Writes an untrained IRNet as a run directory."""
     import keras
 
-    from wsss.models.irnet import IRNet
-    from wsss.models.small import small_backbone
+    from wsss.backbones.tiny import small_backbone
+    from wsss.models.irn import IRNet
 
     keras.utils.set_random_seed(0)
     IRNet(small_backbone(8, width=8)).save(Path(folder) / "model.keras")

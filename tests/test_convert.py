@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-import wsss.models.published as published
-from tests.models.test_checkpoints import mxnet_file, tensor, torch_zip
+import wsss.weights.published as published
+from tests.weights.test_mapping import mxnet_file, tensor, torch_zip
+from wsss.backbones.applications import build_backbone
 from wsss.convert import NETWORKS, main
-from wsss.models.backbones import build_backbone
-from wsss.models.checkpoints import published_tensors
-from wsss.models.published import build_network, count_classes, identify
+from wsss.weights.mapping import published_tensors
+from wsss.weights.published import build_network, count_classes, identify
 
 WIDTH = 1 / 32
 

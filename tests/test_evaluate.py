@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
-from wsss import files
+from wsss.common import io
 from wsss.data.images import encode_mask, voc_palette
 from wsss.evaluate import main
-from wsss.layout import encode_scores, file_name, image_id_of
+from wsss.pipeline.output import encode_scores, file_name, image_id_of
 
 TRUTH = {"a": [[0, 0, 1, 1]], "b": [[2, 2, 255, 0]], "sub/c": [[1, 1, 1, 1]]}
 PREDICTED = {"a": [[0, 1, 1, 1]], "b": [[2, 255, 2, 0]], "sub/c": [[1, 1, 1, 0]]}
@@ -17,8 +17,8 @@ PREDICTED = {"a": [[0, 1, 1, 1]], "b": [[2, 255, 2, 0]], "sub/c": [[1, 1, 1, 0]]
 
 def write_masks(folder, masks):
     for image_id, mask in masks.items():
-        path = files.join(str(folder), f"{file_name(image_id)}.png")
-        files.write_bytes(path, encode_mask(np.array(mask, np.uint8), voc_palette()))
+        path = io.join(str(folder), f"{file_name(image_id)}.png")
+        io.write_bytes(path, encode_mask(np.array(mask, np.uint8), voc_palette()))
     return str(folder)
 
 
@@ -72,7 +72,7 @@ def test_scores_give_the_whole_curve(tmp_path, truth):
     folder = tmp_path / "scores"
     for image_id, mask in TRUTH.items():
         scores = np.where(np.array([mask]) == 1, 0.5, 0.25).astype(np.float32)
-        files.write_bytes(str(folder / f"{image_id}.npz"), encode_scores(scores, [0]))
+        io.write_bytes(str(folder / f"{image_id}.npz"), encode_scores(scores, [0]))
     code, figures = evaluate(tmp_path, folder, truth)
     assert code == 0
     assert figures["background_threshold"]["tuned_on_these_images"] is True

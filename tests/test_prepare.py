@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_collections import coco_content, voc_devkit, write
+from tests.data.sources.test_folder import coco_content, voc_devkit, write
+from tests.data.test_dataset import write_collection
 from tests.data.test_images import encoded, oriented, picture
-from tests.data.test_records import write_collection
-from wsss import files
+from wsss.common import io
+from wsss.data.dataset import open_collection
 from wsss.data.images import encode_mask
-from wsss.data.records import open_collection
 from wsss.prepare import main
 
 
@@ -20,7 +20,7 @@ def prepare(*arguments, code=0):
 
 
 def errors(output):
-    return [json.loads(line) for line in files.read_text(output / "errors.jsonl").splitlines()]
+    return [json.loads(line) for line in io.read_text(output / "errors.jsonl").splitlines()]
 
 
 def content(output):
@@ -112,7 +112,7 @@ def test_what_can_be_used_is_kept_and_all_else_is_listed(tmp_path, capsys):
         "good": "duplicate",
     }
     assert all(error["remedy"] and error["detail"] and error["stage"] for error in errors(output))
-    summary = files.read_json(output / "summary.json")
+    summary = io.read_json(output / "summary.json")
     assert summary["images"] == 4
     assert summary["classes"] == {"cat": 2, "dog": 2}
     assert summary["refused"]["corrupt"] == 2

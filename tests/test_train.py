@@ -18,7 +18,7 @@ from tests.training.small_runs import (
     start,
     weights,
 )
-from wsss import files
+from wsss.common import io
 from wsss.train import main
 from wsss.training.callbacks import read_history
 
@@ -45,12 +45,12 @@ def trained(data, tmp_path_factory):
 
 
 def test_a_run_leaves_model_history_config_and_result(trained, data):
-    config = files.read_json(os.path.join(trained, "config.json"))
+    config = io.read_json(os.path.join(trained, "config.json"))
     assert config["class_names"] == ["striped_disc", "checked_square"]
     assert config["options"]["view_scale"] == 0.5
     assert config["data"] == data
     assert {"tensorflow", "keras", "wsss", "python"} <= set(config["versions"])
-    assert files.read_json(os.path.join(trained, "result.json"))["status"] == "finished"
+    assert io.read_json(os.path.join(trained, "result.json"))["status"] == "finished"
     assert list(Path(trained, "tensorboard").glob("events*"))
     rows = read_history(os.path.join(trained, "history.csv"))
     assert len(rows) == 2
@@ -93,7 +93,7 @@ def test_adamw_and_random_affine_views_train(data, tmp_path):
     output = str(tmp_path / "run")
     arguments = command_line(data, output, view="affine", optimizer="adamw", learning_rate=1e-3, epochs=1)
     assert main([*arguments, "--mixed_precision", "bfloat16"]) == 0
-    assert files.exists(os.path.join(output, "model.keras"))
+    assert io.exists(os.path.join(output, "model.keras"))
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data,
     assert main(command_line(data, output, **flags)) == 1
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith("error: Stopped at step")
-    result = files.read_json(os.path.join(output, "result.json"))
+    result = io.read_json(os.path.join(output, "result.json"))
     assert result["status"] == "stopped"
     assert all(np.isfinite(weight).all() for weight in weights(output))
 
@@ -139,7 +139,7 @@ def test_a_users_mistake_is_one_line_and_code_2(flags, named, data, tmp_path, ca
     assert written.startswith("error: ")
     assert "\n" not in written
     assert named in written
-    assert not files.exists(output), "a mistake leaves nothing behind"
+    assert not io.exists(output), "a mistake leaves nothing behind"
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_a_killed_run_goes_on_to_the_same_end(saved_steps, data, tmp_path):
     assert any(target in line for line in process.stdout), process.stderr.read()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not files.exists(os.path.join(killed, "model.keras"))
+    assert not io.exists(os.path.join(killed, "model.keras"))
 
     written, _ = run(command_line(data, killed, **flags))
     assert "Going on with" in written

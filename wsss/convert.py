@@ -2,9 +2,9 @@
 
 SRC is a PyTorch state dict (`.pth`) of SEAM, Pixel-to-Prototype Contrast, AffinityNet, IRN or torchvision's
 ResNet-50 and -101, or MXNet's `.params` of ResNet-38d. It is read without PyTorch and MXNet, and nothing in
-it is executed (`wsss.models.tensor_files`). DST is a `.keras` file, which loads by `keras.models.load_model`,
-or a `.weights.h5` file for a network that exists already, as in `python -m wsss.train --backbone resnet38
---backbone_weights FILE`.
+it is executed (`wsss.weights.tensor_files`). DST is a `.keras` file, which loads by
+`keras.models.load_model`, or a `.weights.h5` file for a network that exists already, as in
+`python -m wsss.train --backbone resnet38 --backbone_weights FILE`.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ import logging
 import tempfile
 from pathlib import Path
 
-from wsss import files, flags
-from wsss.errors import UserError, program
-from wsss.quiet import import_tensorflow
+from wsss.common import cli, io
+from wsss.common.errors import UserError, program
+from wsss.common.tf_import import import_tensorflow
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".keras", ".weights.h5")
@@ -40,7 +40,7 @@ def parse_options(argv=None) -> Options:
     Raises:
         UserError: a destination that cannot be written.
     """
-    parser = flags.Parser(
+    parser = cli.Parser(
         prog="python -m wsss.convert",
         description="Turns published weights (PyTorch .pth, MXNet .params) into a Keras file.",
     )
@@ -56,7 +56,7 @@ def parse_options(argv=None) -> Options:
     options = Options(**vars(parser.parse_args(argv)))
     if not options.destination.endswith(ENDINGS):
         raise UserError(f"DST must end in {' or '.join(ENDINGS)}. Received: {options.destination}.")
-    if files.exists(options.destination) and not options.overwrite:
+    if io.exists(options.destination) and not options.overwrite:
         raise UserError(f"{options.destination} exists already; give --overwrite to replace it.")
     return options
 
@@ -76,7 +76,7 @@ def convert(options: Options) -> None:
         UserError: SRC is missing, damaged, of another kind, or lacks a tensor; the message names the first.
     """
     import_tensorflow()
-    from wsss.models.published import build_network, count_classes, identify
+    from wsss.weights.published import build_network, count_classes, identify
 
     try:
         tensors = read_published_tensors(options.source)
@@ -97,11 +97,11 @@ def read_published_tensors(path):
     Raises:
         UserError: there is no such file, or it is not one of those kinds.
     """
-    from wsss.models.checkpoints import from_mxnet
-    from wsss.models.tensor_files import read_tensors
+    from wsss.weights.mapping import from_mxnet
+    from wsss.weights.tensor_files import read_tensors
 
     try:
-        with files.open_read(path) as stream:
+        with io.open_read(path) as stream:
             return from_mxnet(read_tensors(stream))
     except FileNotFoundError:
         raise UserError("there is no such file") from None
@@ -111,7 +111,7 @@ def read_published_tensors(path):
 
 def load_tensors_of(name, model, tensors):
     """Fills `model`; says of which network a missing tensor is."""
-    from wsss.models.checkpoints import load_tensors
+    from wsss.weights.mapping import load_tensors
 
     try:
         return load_tensors(model, tensors)
@@ -129,7 +129,7 @@ def save(model, destination):
         else:
             model.save_weights(local)
         try:
-            files.copy(local, destination)
+            io.copy(local, destination)
         except OSError as error:
             raise UserError(f"{destination} cannot be written ({error}).") from error
 

@@ -7,8 +7,8 @@ import shlex
 import sys
 import time
 
-from wsss import files, flags
-from wsss.errors import program
+from wsss.common import cli, io
+from wsss.common.errors import program
 
 MODELS = {
     "classifier": "plain classifier, the baseline: the same network on the classification loss alone",
@@ -21,18 +21,18 @@ def main(argv=None):
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
     options = make_parser().parse_args(argv)
     started = time.monotonic()
-    data = files.join(options.output, "data")
+    data = io.join(options.output, "data")
     draw(data, options.images)
     miou = {}
     for model, title in MODELS.items():
-        run, masks = files.join(options.output, model), files.join(options.output, f"{model}_masks")
+        run, masks = io.join(options.output, model), io.join(options.output, f"{model}_masks")
         print(f"\nTrain: {title}.")
         code = train(data, run, model, options) or make_masks(run, masks, model)
         if code:
             return code
-        miou[model] = files.read_json(files.join(masks, "metrics.json"))["miou"]
-    report = files.join(options.output, "report.html")
-    files.copy(files.join(masks, "report.html"), report)
+        miou[model] = io.read_json(io.join(masks, "metrics.json"))["miou"]
+    report = io.join(options.output, "report.html")
+    io.copy(io.join(masks, "report.html"), report)
     print("\nmIoU of the masks, training images, true tags given, no refinement:")
     print(f"  plain classifier  {100 * miou['classifier']:.1f} %")
     print(f"  SEAM              {100 * miou['seam']:.1f} %")
@@ -42,12 +42,15 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the flags."""
-    parser = flags.Parser(prog="python -m wsss.demo", description=__doc__)
+    parser = cli.Parser(prog="python -m wsss.demo", description=__doc__)
     parser.add_argument("--output", default="demo", help="folder for everything (default: demo)")
-    enough = flags.number(int, lambda value: value >= 40, "a whole number, at least 40: a batch and a split")
+    enough = cli.number(int, lambda value: value >= 40, "a whole number, at least 40: a batch and a split")
     parser.add_argument("--images", type=enough, default=240, help="scenes drawn, >= 40 (default: 240)")
     parser.add_argument(
-        "--epochs", type=flags.natural, default=0, help="epochs of each training (default: 0, the preset's)"
+        "--epochs",
+        type=cli.non_negative_int,
+        default=0,
+        help="epochs of each training (default: 0, the preset's)",
     )
     return parser
 
@@ -59,7 +62,7 @@ def draw(data, images):
     call = f"write_synthetic_collection({data!r}, images={images})"
     print("Draw scenes of textured things, with tags and exact masks.")
     show([sys.executable, "-c", f"from wsss.data.synthetic import *; {call}"])
-    if not files.exists(files.join(data, "dataset_info.json")):
+    if not io.exists(io.join(data, "dataset_info.json")):
         write_synthetic_collection(data, images=images)
 
 
@@ -78,7 +81,7 @@ def make_masks(run, masks, model):
     """Makes masks of the training images with a trained model; returns the program's exit code."""
     from wsss import pseudo_labels
 
-    last = files.read_json(files.join(run, "result.json"))["last_epoch"]
+    last = io.read_json(io.join(run, "result.json"))["last_epoch"]
     arguments = ["--model", run, "--split", "train", "--output", masks, "--scales", "1,2"]
     arguments += ["--cam", "cam" if model == "classifier" else "refined_cam"]
     arguments += ["--background_threshold", last["val_best_threshold"]]

@@ -5,20 +5,19 @@ python -m wsss.evaluate --predictions labels/scores --truth masks --output evalu
 """
 
 import csv
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import StringIO
 
 import numpy as np
 from tqdm import tqdm
 
-from wsss import files, flags
-from wsss.data.collections import read_class_names
+from wsss.common import cli, io
+from wsss.common.constants import IGNORE
+from wsss.common.errors import UserError, program
+from wsss.data.dataset import open_collection
 from wsss.data.images import BadImage, decode_mask
-from wsss.data.records import open_collection
-from wsss.errors import UserError, program
-from wsss.layout import decode_scores, image_id_of
-from wsss.masks import IGNORE
+from wsss.data.sources.folder import read_class_names
 from wsss.metrics import (
     THRESHOLDS,
     Counts,
@@ -28,6 +27,7 @@ from wsss.metrics import (
     iou,
     mean_iou,
 )
+from wsss.pipeline.output import decode_scores, image_id_of
 
 UNDECIDED = ("wrong", "skip", "background")
 
@@ -87,7 +87,7 @@ def main(argv=None):
 
 def make_parser():
     """The program's parser."""
-    parser = flags.Parser(prog="python -m wsss.evaluate", description=main.__doc__)
+    parser = cli.Parser(prog="python -m wsss.evaluate", description=main.__doc__)
     add = parser.add_argument
     add(
         "--predictions",
@@ -99,7 +99,7 @@ def make_parser():
     add("--classes", default="", help="text file, a foreground class a line; default: as the collection says")
     add(
         "--threshold",
-        type=flags.share,
+        type=cli.unit_interval,
         help="of scores: the background's score, in [0, 1]; default: the best",
     )
     add("--undecided", choices=UNDECIDED, default="wrong", help="what predicted 255 is; default wrong")
@@ -127,12 +127,12 @@ def open_masks(path, split="train", scores_too=False):
     Raises:
         UserError: there is nothing of the kind.
     """
-    if files.exists(files.join(path, "dataset_info.json")):
+    if io.exists(io.join(path, "dataset_info.json")):
         return _collection_masks(path, split)
-    if not files.is_remote(path) and not files.exists(path):  # a store knows no folders
+    if not io.is_remote(path) and not io.exists(path):  # a store knows no folders
         raise UserError(f"There is no folder {path}.")
     settings = _settings(path)
-    folder = files.join(path, "masks") if settings else path
+    folder = io.join(path, "masks") if settings else path
     found = {suffix: _by_id(folder, suffix) for suffix in (".png", ".npz")}
     if found[".png"] or not scores_too:
         by_id = {image_id: _reader(file, decode_mask) for image_id, file in found[".png"].items()}
@@ -245,14 +245,14 @@ def _collection_masks(path, split):
 def _by_id(folder, suffix):
     """Image id -> path of the files with a suffix, in sub-folders too."""
     prefix = len(str(folder).rstrip("/")) + 1
-    found = files.list_files(files.join(files.escape(folder), "**"))
+    found = io.list_files(io.join(io.escape(folder), "**"))
     return {image_id_of(path[prefix : -len(suffix)]): path for path in found if path.endswith(suffix)}
 
 
 def _reader(path, decode):
     def read():
         try:
-            return decode(files.read_bytes(path))
+            return decode(io.read_bytes(path))
         except BadImage as error:
             raise UserError(f"{path}: {error}") from error
 
@@ -260,8 +260,8 @@ def _reader(path, decode):
 
 
 def _settings(folder):
-    path = files.join(folder, "options.json")
-    return files.read_json(path) if files.exists(path) else {}
+    path = io.join(folder, "options.json")
+    return io.read_json(path) if io.exists(path) else {}
 
 
 def _class_names(path, truth, predictions):
@@ -298,22 +298,22 @@ def _print_figures(figures):
 
 
 def _write_figures(folder, figures):
-    files.write_json(files.join(folder, "metrics.json"), figures)
+    io.write_json(io.join(folder, "metrics.json"), figures)
     rows = [("class", "iou", *Counts._fields)]
     rows += [(name, *row.values()) for name, row in figures["classes"].items()]
-    files.write_text(files.join(folder, "classes.csv"), _csv(rows))
+    io.write_text(io.join(folder, "classes.csv"), _csv(rows))
     if "sweep" in figures:
         from wsss.report import plot_curve
 
         sweep = figures["sweep"]
         points = list(zip(sweep["thresholds"], sweep["miou"], strict=True))
-        files.write_text(files.join(folder, "threshold_curve.csv"), _csv([("threshold", "miou"), *points]))
+        io.write_text(io.join(folder, "threshold_curve.csv"), _csv([("threshold", "miou"), *points]))
         picture = plot_curve(sweep["thresholds"], sweep["miou"], figures["background_threshold"]["used"])
-        files.write_bytes(files.join(folder, "threshold_curve.png"), picture)
+        io.write_bytes(io.join(folder, "threshold_curve.png"), picture)
 
 
 def _csv(rows):
-    stream = io.StringIO()
+    stream = StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss.masks import IGNORE
+from wsss.common.constants import IGNORE
 
 THRESHOLDS = np.arange(60) / 100
 _CHUNK = 8192  # pixels that are counted at a time: their numbers stay in the nearest cache

@@ -6,8 +6,8 @@ The classes of an image are those that the classifier finds. It is the pipeline 
 another name: it resumes, skips what is done, lists what failed, and takes the same flags beside its own.
 """
 
-from wsss import flags
-from wsss.errors import program
+from wsss.common import cli
+from wsss.common.errors import program
 from wsss.pseudo_labels import main as make_pseudo_labels
 
 
@@ -26,7 +26,7 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the program's own flags."""
-    parser = flags.Parser(
+    parser = cli.Parser(
         prog="python -m wsss.predict",
         description="Writes a mask for each image of a folder. Every flag of pipelines/pseudo_labels.py may "
         "be added, such as --label_threshold, --refine crf, --save_scores.",

@@ -16,9 +16,9 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
-from wsss import files, flags
+from wsss.common import cli, io
+from wsss.common.errors import UserError, program
 from wsss.data.images import MAX_PIXELS
-from wsss.errors import UserError, program
 
 _METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.jsonl", "summary.json")
 
@@ -65,7 +65,7 @@ class Options:
 @program
 def main(argv=None):
     """Makes shards; returns 1 when more was refused than `--max_error_rate` allows."""
-    from wsss.transforms.runner import split_arguments
+    from wsss.pipeline.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
     try:
@@ -77,7 +77,7 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the program's own flags; Beam parses the rest."""
-    parser = flags.Parser(
+    parser = cli.Parser(
         prog="python -m wsss.prepare",
         description="Makes a collection of shards from images with labels. Images that cannot be used are "
         "counted and listed in errors.jsonl. Beam's own flags (--runner, …) may be added.",
@@ -107,7 +107,7 @@ def make_parser():
     )
     folder.add_argument(
         "--val_fraction",
-        type=flags.fraction,
+        type=cli.open_unit_interval,
         metavar="X",
         help="part of the images, in (0, 1), that becomes split val if the table has no splits; default none",
     )
@@ -115,20 +115,20 @@ def make_parser():
     parser.add_argument("--name", default="collection", help="name of the data set; default %(default)s")
     parser.add_argument(
         "--shards",
-        type=flags.count,
+        type=cli.positive_int,
         metavar="N",
         help="shards a split, at least 1; default about 500 images in each, but up to 8 for small splits",
     )
     parser.add_argument(
         "--max_pixels",
-        type=flags.count,
+        type=cli.positive_int,
         default=MAX_PIXELS,
         metavar="N",
         help="largest area of an image, in pixels, at least 1; default %(default)s",
     )
     parser.add_argument(
         "--max_error_rate",
-        type=flags.share,
+        type=cli.unit_interval,
         default=1.0,
         metavar="X",
         help="exit code 1 if a larger part of the images, in [0, 1], is refused; default %(default)s, never",
@@ -140,9 +140,9 @@ def prepare(options, beam_argv=()):
     """Makes the shards, prints what came of it, and returns the exit code."""
     import apache_beam as beam
 
-    from wsss.transforms import collection as shards
-    from wsss.transforms import progress
-    from wsss.transforms.runner import make_pipeline
+    from wsss.pipeline import progress
+    from wsss.pipeline.runner import make_pipeline
+    from wsss.pipeline.stages import collection as shards
 
     pipeline = make_pipeline(beam_argv)  # a wrong flag shows before the work
     source, images = _open_source(options)
@@ -159,14 +159,14 @@ def prepare(options, beam_argv=()):
     results = shards.read_results(plans)
     problems = sorted({*problems, *(problem for result in results for problem in result.problems)})
     lines = (json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in problems)
-    files.write_text(files.join(options.output, "errors.jsonl"), "".join(lines))
+    io.write_text(io.join(options.output, "errors.jsonl"), "".join(lines))
     if not any(result.count for result in results):
-        files.remove_tree(shards.plans_folder(options.output))
-        raise UserError(f"No image can be used: see {files.join(options.output, 'errors.jsonl')}.")
+        io.remove_tree(shards.plans_folder(options.output))
+        raise UserError(f"No image can be used: see {io.join(options.output, 'errors.jsonl')}.")
     summary = _summarise(source, results, problems, notes)
-    files.write_json(files.join(options.output, "summary.json"), summary)
+    io.write_json(io.join(options.output, "summary.json"), summary)
     _write_metadata(options, source, results)
-    files.remove_tree(shards.plans_folder(options.output))
+    io.remove_tree(shards.plans_folder(options.output))
     _print_summary(options.output, summary)
     return 0 if summary["error_rate"] <= options.max_error_rate else 1
 
@@ -174,15 +174,15 @@ def prepare(options, beam_argv=()):
 def _open_source(options):
     """The `Source` or `Collection`, and the number of images in it."""
     if options.tfds:
-        from wsss.data.records import open_collection
+        from wsss.data.dataset import open_collection
 
         collection = open_collection(options.tfds)
         if collection.directory.rstrip("/") == options.output.rstrip("/"):
             raise UserError("`--output` must be another folder than that of the data set.")
         return collection, sum(collection.split_sizes.values())
-    from wsss.data.coco import read_coco
-    from wsss.data.collections import read_folder
-    from wsss.data.voc import read_voc
+    from wsss.data.sources.coco import read_coco
+    from wsss.data.sources.folder import read_folder
+    from wsss.data.sources.voc import read_voc
 
     if options.images:
         source = read_folder(
@@ -202,26 +202,26 @@ def _clear(options):
 
     Only a folder whose data set has our name is cleared; another data set is not ours to replace.
     """
-    from wsss.transforms.collection import plans_folder
+    from wsss.pipeline.stages.collection import plans_folder
 
-    info = files.join(options.output, "dataset_info.json")
-    name = files.read_json(info).get("name") if files.exists(info) else options.name
+    info = io.join(options.output, "dataset_info.json")
+    name = io.read_json(info).get("name") if io.exists(info) else options.name
     if name != options.name:
         raise UserError(
             f"{options.output} holds the data set `{name}`. Choose another `--output`, or `--name {name}`."
         )
-    files.remove_tree(plans_folder(options.output))
+    io.remove_tree(plans_folder(options.output))
     for path in _METADATA:
-        files.remove(files.join(options.output, path))
-    shards = files.join(files.escape(options.output), f"{options.name}-*.tfrecord-*-of-*")
-    for path in files.list_files(shards):
-        files.remove(path)
-    if not files.is_remote(options.output):
-        files.remove_unfinished(options.output)
+        io.remove(io.join(options.output, path))
+    shards = io.join(io.escape(options.output), f"{options.name}-*.tfrecord-*-of-*")
+    for path in io.list_files(shards):
+        io.remove(path)
+    if not io.is_remote(options.output):
+        io.remove_unfinished(options.output)
 
 
 def _write_metadata(options, source, results):
-    from wsss.data.records import write_metadata
+    from wsss.data.dataset import write_metadata
 
     shard_lengths, split_bytes = {}, Counter()
     for result in results:
@@ -230,7 +230,7 @@ def _write_metadata(options, source, results):
     for split in [split for split, lengths in shard_lengths.items() if not any(lengths)]:
         for result in results:
             if result.split == split:
-                files.remove(result.path)
+                io.remove(result.path)
         del shard_lengths[split]
     write_metadata(
         options.output,
@@ -244,7 +244,7 @@ def _write_metadata(options, source, results):
 
 
 def _summarise(source, results, problems, notes):
-    from wsss.transforms.collection import total_counts
+    from wsss.pipeline.stages.collection import total_counts
 
     class_images, class_pixels = total_counts(results)
     images = sum(result.count for result in results)
@@ -279,7 +279,7 @@ def _print_summary(output, summary):
     refused = ", ".join(f"{reason} {count}" for reason, count in summary["refused"].items())
     print(f"Wrote {summary['images']} images to {output}: {splits}.")
     if refused:
-        print(f"Refused: {refused}; see {files.join(output, 'errors.jsonl')}.")
+        print(f"Refused: {refused}; see {io.join(output, 'errors.jsonl')}.")
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ The output folder:
     report.html        all of it on one page
 """
 
-from wsss.errors import program
-from wsss.labelling.job import make_pseudo_labels
-from wsss.labelling.options import fill_in, make_parser
-from wsss.labelling.run import open_run
+from wsss.common.errors import program
+from wsss.pipeline.job import make_pseudo_labels
+from wsss.pipeline.options import fill_in, make_parser
+from wsss.pipeline.trained_run import open_run
 
 
 @program
 def main(argv=None):
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
-    from wsss.transforms.runner import split_arguments
+    from wsss.pipeline.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
     run = open_run(namespace.model)

@@ -5,10 +5,10 @@ python -m wsss.report LABELS
 
 import base64
 import html
-import io
+from io import BytesIO
 
-from wsss import files, flags
-from wsss.errors import UserError, program
+from wsss.common import cli, io
+from wsss.common.errors import UserError, program
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222 }
@@ -26,14 +26,14 @@ figcaption { color: #666; font-size: .85em }
 @program
 def main(argv=None):
     """Writes `report.html` anew from the files of a finished run."""
-    parser = flags.Parser(prog="python -m wsss.report", description=main.__doc__)
+    parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")
     folder = parser.parse_args(argv).labels
-    summary_path, metrics_path = files.join(folder, "summary.json"), files.join(folder, "metrics.json")
-    if not files.exists(summary_path):
+    summary_path, metrics_path = io.join(folder, "summary.json"), io.join(folder, "metrics.json")
+    if not io.exists(summary_path):
         raise UserError(f"{folder} holds no finished run: there is no summary.json.")
-    metrics = files.read_json(metrics_path) if files.exists(metrics_path) else None
-    print(write_report(folder, files.read_json(summary_path), metrics))
+    metrics = io.read_json(metrics_path) if io.exists(metrics_path) else None
+    print(write_report(folder, io.read_json(summary_path), metrics))
     return 0
 
 
@@ -48,8 +48,8 @@ def write_report(folder, summary, metrics=None):
     Returns:
         Path of the page.
     """
-    path = files.join(folder, "report.html")
-    previews = files.list_files(files.join(files.escape(folder), "previews", "**"))
+    path = io.join(folder, "report.html")
+    previews = io.list_files(io.join(io.escape(folder), "previews", "**"))
     body = [_head(summary, metrics), *(_warning(text) for text in summary["warnings"])]
     body += [_pictures(previews, has_truth=metrics is not None)]
     if metrics:
@@ -59,7 +59,7 @@ def write_report(folder, summary, metrics=None):
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Pseudo labels</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
-    files.write_text(path, page)
+    io.write_text(path, page)
     return path
 
 
@@ -94,7 +94,7 @@ def plot_curve(thresholds, miou, used=None):
         axes.legend(frameon=False)
     axes.set(xlabel="background threshold", ylabel="mean IoU, %")
     axes.spines[["top", "right"]].set_visible(False)
-    stream = io.BytesIO()
+    stream = BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
@@ -121,7 +121,7 @@ def _pictures(previews, has_truth):
         return ""
     columns = ["image", "strongest class score", "pseudo label", *(["true mask"] if has_truth else [])]
     figures = [
-        f'<figure><img alt="" src="{_embed(files.read_bytes(path))}">'
+        f'<figure><img alt="" src="{_embed(io.read_bytes(path))}">'
         f"<figcaption>{_text(path.rsplit('/previews/', 1)[-1].removesuffix('.png'))}</figcaption></figure>"
         for path in previews
     ]

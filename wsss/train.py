@@ -6,12 +6,12 @@ from the command line and the collection alone is checked before TensorFlow is i
 
 import sys
 
-from wsss import files
-from wsss.data.records import open_collection
-from wsss.errors import program
-from wsss.quiet import import_tensorflow
+from wsss.common import io
+from wsss.common.errors import program
+from wsss.common.tf_import import import_tensorflow
+from wsss.data.dataset import open_collection
 from wsss.training.options import parse_options
-from wsss.training.run_directory import open_run
+from wsss.training.run_dir import open_run
 
 
 @program
@@ -56,8 +56,8 @@ def _train(options, run):
 
 def _draw_collection(run):
     """The built-in collection, drawn into the run directory unless it is there."""
-    directory = files.join(run.path, "data")
-    if files.exists(files.join(directory, "dataset_info.json")):
+    directory = io.join(run.path, "data")
+    if io.exists(io.join(directory, "dataset_info.json")):
         return open_collection(directory)
     from wsss.data.synthetic import write_synthetic_collection
 

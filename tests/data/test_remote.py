@@ -5,11 +5,11 @@ import socket
 import numpy as np
 import pytest
 
-from wsss import files
-from wsss.data.input_pipeline import evaluation_dataset, training_dataset
-from wsss.data.records import open_collection
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.data.dataset import open_collection
+from wsss.data.loader import evaluation_dataset, training_dataset
 from wsss.data.synthetic import write_synthetic_collection
-from wsss.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -29,33 +29,33 @@ def bucket():
 
 @pytest.mark.slow
 def test_remote_files_behave_like_local_ones(bucket):
-    path = files.join(bucket, "folder", "a.json")
-    files.write_json(path, {"a": 1})
-    assert files.read_json(path) == {"a": 1}
-    assert files.exists(path)
-    assert files.list_files(files.join(bucket, "folder", "*.json")) == [path]
+    path = io.join(bucket, "folder", "a.json")
+    io.write_json(path, {"a": 1})
+    assert io.read_json(path) == {"a": 1}
+    assert io.exists(path)
+    assert io.list_files(io.join(bucket, "folder", "*.json")) == [path]
     with pytest.raises(FileNotFoundError):
-        files.read_bytes(files.join(bucket, "folder", "b.json"))
+        io.read_bytes(io.join(bucket, "folder", "b.json"))
 
     def fail():
-        with files.open_write(files.join(bucket, "folder", "b.json")) as stream:
+        with io.open_write(io.join(bucket, "folder", "b.json")) as stream:
             stream.write(b"half")
             raise OSError("interrupted")
 
     with pytest.raises(OSError, match="interrupted"):
         fail()
-    assert files.list_files(files.join(bucket, "folder", "**")) == [path]
-    files.remove_tree(files.join(bucket, "folder"))
-    assert not files.exists(path)
+    assert io.list_files(io.join(bucket, "folder", "**")) == [path]
+    io.remove_tree(io.join(bucket, "folder"))
+    assert not io.exists(path)
 
 
 @pytest.mark.slow
 def test_a_remote_collection_is_that_of_the_same_bytes_on_disk(bucket, tmp_path):
     with pytest.raises(UserError, match="No collection"):
-        open_collection(files.join(bucket, "drawn"))
-    remote = write_synthetic_collection(files.join(bucket, "drawn"), images=6, size=32)
+        open_collection(io.join(bucket, "drawn"))
+    remote = write_synthetic_collection(io.join(bucket, "drawn"), images=6, size=32)
     local = write_synthetic_collection(tmp_path, images=6, size=32)
-    assert open_collection(files.join(bucket, "drawn")) == remote
+    assert open_collection(io.join(bucket, "drawn")) == remote
     assert list(remote.read("train")) == list(local.read("train"))
     options = {"batch_size": 2, "image_size": 16, "seed": 1}
     for one, two in zip(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss import files
+from wsss.common import io
 from wsss.data.synthetic import CLASS_NAMES, draw_scene, write_synthetic_collection
 
 
@@ -26,8 +26,8 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path):
     contents = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         write_synthetic_collection(tmp_path / name, images=4, size=32, seed=seed)
-        paths = files.list_files(tmp_path / name / "*")
-        contents.append({path.rsplit("/")[-1]: files.read_bytes(path) for path in paths})
+        paths = io.list_files(tmp_path / name / "*")
+        contents.append({path.rsplit("/")[-1]: io.read_bytes(path) for path in paths})
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
 

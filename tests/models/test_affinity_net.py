@@ -10,10 +10,10 @@ from tests.golden import assert_close, golden_cases, golden_file
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
 from tests.models.pair_networks import assert_two_replicas_train_as_one, bright_images
 from wsss.models.affinity_net import AffinityNet, affinity_feature
-from wsss.models.checkpoints import load_tensors
-from wsss.models.pairs import sample_labels
-from wsss.models.published import published_affinity
+from wsss.models.pair_model import sample_labels
 from wsss.ops.affinity import feature_affinity, fitting_radius, pair_offsets
+from wsss.weights.mapping import load_tensors
+from wsss.weights.published import published_affinity
 
 SIDE = 16
 

@@ -1,120 +1,118 @@
-"""IRN's networks: the recorded numbers, sizes, and what is frozen."""
+"""IRNet: its training on any backbone, and the edges that it gives."""
 
 import keras
 import numpy as np
 import pytest
 
-from tests.golden import assert_close, golden_cases, golden_file
-from tests.models.formula_weights import formula_tensors, read_names, salt_of
-from wsss.models.checkpoints import load_tensors, published_variables
-from wsss.models.irn import MeanShift, irn_cam, irn_edge, merge_mirrored_edges, resnet
+from tests.models.pair_networks import assert_two_replicas_train_as_one, bright_images
+from wsss.backbones.tiny import small_backbone
+from wsss.models.irn import IRNet
+from wsss.ops.affinity import affinity_loss, displacement_loss, pair_labels, path_affinity, path_offsets
+from wsss.weights.published import torchvision_backbone
 
-
-@pytest.fixture(scope="module")
-def cam_network():
-    return irn_cam(normalize=False)
-
-
-@pytest.fixture(scope="module")
-def edge_network():
-    return irn_edge(normalize=False)
-
-
-@pytest.fixture(scope="module")
-def small_edge_network():
-    return irn_edge(width=0.1)
+SIDE = 64
+RADIUS = 4
 
 
 def values(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def fill(model, shapes, case):
-    left_over = load_tensors(model, formula_tensors(shapes, salt_of(case)))
-    assert not left_over
+def small_model():
+    keras.utils.set_random_seed(0)
+    return IRNet(small_backbone(8, width=8), RADIUS)
 
 
-@pytest.mark.slow
-@golden_cases("c_irn_cam")
-def test_class_maps_of_the_recorded_network(case, cam_network):
-    fill(cam_network, read_names(golden_file("c_names_irn_resnet50_cam.txt")), case)
-    image = case.channels_last("x")
-    cam, mirrored = values(cam_network(np.concatenate([image, image[:, :, ::-1]])))
-    merged = np.maximum(cam, 0) + np.maximum(mirrored, 0)[:, ::-1]
-    assert_close(np.moveaxis(merged, -1, 0), case["cam_sum_flip"], rtol=1e-4)
-    assert_close(cam.mean((0, 1))[None], case["logits"], rtol=1e-4)
+def squares(count=8):
+    """Images of a bright square on a dark ground, each elsewhere, with their label maps."""
+    generator = np.random.default_rng(0)
+    labels = np.zeros((count, SIDE, SIDE), "int32")
+    for label, (top, left) in zip(labels, generator.integers(4, 28, (count, 2))):
+        label[top : top + 32, left : left + 32] = 1
+    return bright_images(labels), labels
 
 
-@pytest.mark.slow
-@golden_cases("c_irn_edge")
-def test_edges_and_displacements_of_the_recorded_network(case, edge_network):
-    fill(edge_network, read_names(golden_file("c_names_irn_resnet50_irn.txt")), case)
-    image = case.channels_last("x")
-    _, height, width, _ = image.shape
-    crop = int(case["crop_size"])
-    around = ((0, 0), (0, crop - height), (0, crop - width), (0, 0))
-    padded = np.concatenate([np.pad(image, around), np.pad(image[:, :, ::-1], around)])
-    outputs = edge_network(padded)
-    edge, displacement = values(outputs["edge"]), values(outputs["displacement"])
-    assert_close(np.moveaxis(edge[:1], -1, 1), case["raw_edge_unflipped_padded"], rtol=1e-4)
-    assert_close(np.moveaxis(displacement[:1], -1, 1), case["raw_dp_unflipped_padded"], rtol=1e-4)
-    rows, columns = case["edge_sigmoid"].shape[1:]
-    edge, displacement = edge[:, :rows, :columns], displacement[:, :rows, :columns]
-    merged = values(merge_mirrored_edges(edge[:1], edge[1:]))
-    assert_close(merged[..., 0], case["edge_sigmoid"], rtol=1e-4)
-    assert_close(np.moveaxis(displacement[0], -1, 0), case["displacement"], rtol=1e-4)
+@pytest.fixture(scope="module")
+def trained():
+    model = small_model()
+    model.compile(keras.optimizers.Adam(0.01))
+    history = model.fit(*squares(), batch_size=4, epochs=25, verbose=0)
+    return model, history.history
 
 
-@golden_cases("c_irn_cam")
-def test_layers_bear_the_published_names(case):
-    shapes = read_names(golden_file("c_names_irn_resnet50_cam.txt"))
-    assert set(published_variables(irn_cam(width=0.1))) == set(shapes)
+def test_training_lowers_the_loss_and_leaves_the_backbone_alone(trained):
+    model, history = trained
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    assert all(variable.path.startswith("fc_") for variable in model.trainable_variables)
+    for name, before, after in zip(
+        [variable.path for variable in model.variables], small_model().get_weights(), model.get_weights()
+    ):
+        if name.startswith("stage"):
+            np.testing.assert_array_equal(before, after, err_msg=name)
 
 
-def test_edge_network_trains_only_its_branches(small_edge_network):
-    trained = {variable.path for variable in small_edge_network.trainable_variables}
-    assert trained
-    assert all(path.startswith(("fc_edge", "fc_dp")) for path in trained)
+def test_edges_are_stronger_on_the_border_than_inside(trained):
+    model, _ = trained
+    images, labels = squares()
+    edges = values(model.edge(images))[..., 0]
+    assert edges.shape == (8, SIDE // 4, SIDE // 4)
+    cells = labels.reshape(8, SIDE // 4, 4, SIDE // 4, 4).mean((2, 4))
+    inside = np.zeros_like(cells, bool)
+    inside[:, 1:-1, 1:-1] = cells[:, 1:-1, 1:-1] == 1
+    for axis in (1, 2):
+        for shift in (-1, 1):
+            inside &= np.roll(cells, shift, axis) == 1
+    border = (cells > 0) & ~inside
+    assert edges[border].mean() > edges[inside].mean() + 0.1
 
 
-@pytest.mark.parametrize("size", [(64, 64), (61, 83), (1, 1)])
-def test_edges_and_displacements_have_a_quarter_of_the_size(size, small_edge_network):
-    outputs = small_edge_network(np.zeros((1, *size, 3), "float32"))
-    expected = tuple(-(-side // 4) for side in size)
-    assert outputs["edge"].shape == (1, *expected, 1)
-    assert outputs["displacement"].shape == (1, *expected, 2)
-
-
-def test_networks_survive_saving(small_edge_network, tmp_path):
-    small_edge_network.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    image = np.random.default_rng(0).uniform(size=(1, 33, 40, 3)).astype("float32")
-    actual = again(image)
-    for name, expected in small_edge_network(image).items():
-        np.testing.assert_array_equal(values(actual[name]), values(expected))
-
-
-def test_mean_shift_follows_the_mean_in_training_and_subtracts_it_after():
-    layer = MeanShift(momentum=0.5)
-    x = np.full((1, 2, 2, 2), [2.0, 4.0], "float32")
-    np.testing.assert_allclose(layer(x, training=True), x)
-    np.testing.assert_allclose(layer(x), x - np.array([1.0, 2.0]))
-
-
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_dilation_computes_the_strided_network_at_more_positions(output_stride):
-    image, _, *stages = resnet(width=0.1, output_stride=32)
-    strided = keras.Model(image, stages[-1])
-    dense = keras.Model(image, resnet(image, width=0.1, output_stride=output_stride)[-1])
-    dense.set_weights(strided.get_weights())
-    photograph = np.random.default_rng(0).uniform(size=(1, 96, 64, 3)).astype("float32")
-    step = 32 // output_stride
+def test_edges_of_the_mirror_are_the_mirror_of_the_edges(trained):
+    model, _ = trained
+    images, _ = squares(2)
     np.testing.assert_allclose(
-        values(dense(photograph))[:, ::step, ::step], values(strided(photograph)), rtol=1e-4, atol=1e-4
+        values(model.edge(images[:, :, ::-1])), values(model.edge(images))[:, :, ::-1], rtol=0, atol=1e-5
     )
 
 
-@pytest.mark.parametrize("options", [{"depth": 18}, {"output_stride": 4}], ids=str)
-def test_unknown_variants_are_refused(options):
-    with pytest.raises(ValueError, match="must be one of"):
-        resnet(**options)
+def test_loss_is_the_published_sum_of_its_terms():
+    model = small_model()
+    model.compile(keras.optimizers.SGD(0.0))
+    images, labels = squares(2)
+    labels[0, :, 40:] = 255
+    figures = model.evaluate(images, labels, verbose=0, return_dict=True)
+    outputs = model(images)
+    offsets = path_offsets(RADIUS)
+    pairs = pair_labels(labels[:, 2::4, 2::4], offsets)
+    affinity = affinity_loss(path_affinity(keras.ops.sigmoid(outputs["edge"]), RADIUS), pairs)
+    displacement = displacement_loss(outputs["displacement"], pairs, offsets)
+    for name, expected in zip(model.LOSS_TERMS, (*affinity, *displacement), strict=True):
+        assert figures[name] == pytest.approx(float(values(expected)), rel=1e-5), name
+    total = float(values(affinity.total + displacement.total))
+    assert figures["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_saved_model_is_the_same_model(trained, tmp_path):
+    model, _ = trained
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    images, _ = squares(2)
+    np.testing.assert_array_equal(values(again.edge(images)), values(model.edge(images)))
+    assert again.radius == RADIUS
+    assert len(again.trainable_variables) == len(model.trainable_variables)
+
+
+@pytest.mark.backends("tensorflow", reason="tf.distribute")
+def test_two_replicas_equal_one(two_replicas):
+    images, labels = squares(4)
+    labels[2:, :, 32:] = 255  # the replicas know different numbers of pairs
+    assert_two_replicas_train_as_one(small_model, images, labels, 0.01, two_replicas)
+
+
+def test_a_stem_has_branches_of_its_own():
+    model = IRNet(torchvision_backbone(50, 16, width=0.1))
+    assert {"fc_edge1-0", "fc_dp1-0"} <= {layer.name for layer in model.network.layers}
+
+
+def test_a_backbone_without_fine_stages_is_refused():
+    with pytest.raises(ValueError, match="a stage at stride 4 and one at stride 8"):
+        IRNet(small_backbone(4))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.gradients import compiled, evaluate, to_numpy
-from wsss.models.published import build_network
+from wsss.weights.published import build_network
 
 # Narrow ones of the published layers and depth.
 NETWORKS = {

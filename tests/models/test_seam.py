@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from tests.gradients import gradients, to_numpy
 from tests.models.networks import CLASSES, images_and_labels, losses_of, tiny_model
-from wsss.models.layers import (
+from wsss.layers.heads import (
     ImageScores,
     NonLocal,
     PixelCorrelation,

@@ -16,14 +16,14 @@ import pytest
 from tests.golden import assert_close, golden_cases, golden_file
 from tests.gradients import loss_gradients
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
-from wsss.models.backbones import freeze
-from wsss.models.checkpoints import load_tensors, published_tensors, published_variables
-from wsss.models.published import build_network
-from wsss.models.resnet38 import FROZEN_STAGES
+from wsss.backbones.applications import freeze
+from wsss.backbones.resnet38 import FROZEN_STAGES
 from wsss.ops.contrast import class_scores, pseudo_labels
 from wsss.ops.resize import resize_bilinear
 from wsss.optimizers import GroupedSGD, PolynomialSchedule, layer_groups
-from wsss.presets import preset
+from wsss.training.presets import preset
+from wsss.weights.mapping import load_tensors, published_tensors, published_variables
+from wsss.weights.published import build_network
 
 pytestmark = pytest.mark.slow
 each_number_of_replicas = pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.golden import assert_close, golden_cases
-from wsss.interpolation import interpolation_matrix
-from wsss.refine.dense_crf import DenseCRF
+from wsss.ops.interpolation import interpolation_matrix
+from wsss.refine.crf.dense_crf import DenseCRF
 from wsss.refine.labels import _mean_of_squares, affinity_labels, combine_confident, irn_labels
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden import assert_close, golden_cases
-from wsss.interpolation import interpolation_matrix
-from wsss.refine.dense_crf import DenseCRF, unary_from_probabilities
+from wsss.ops.interpolation import interpolation_matrix
+from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
 from wsss.refine.random_walk import (
     Affinity,
     _chebyshev_coefficients,

@@ -6,7 +6,7 @@ import sys
 import keras
 import pytest
 
-from wsss.errors import UserError
+from wsss.common.errors import UserError
 from wsss.optimizers import match_groups
 from wsss.training.building import make_backbone, make_model, make_optimizer, new_layers
 from wsss.training.options import TrainingOptions

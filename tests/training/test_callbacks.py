@@ -13,7 +13,7 @@ from wsss.training.callbacks import (
     Validation,
     read_history,
 )
-from wsss.training.checkpoint import Progress
+from wsss.training.state import Progress
 
 STEPS = 4
 

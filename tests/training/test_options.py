@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from wsss.errors import UserError
-from wsss.presets import PRESETS
+from wsss.common.errors import UserError
 from wsss.training.options import TrainingOptions, make_parser, parse_options, preset_values
+from wsss.training.presets import PRESETS
 
 
 def test_a_flag_wins_over_the_preset_and_the_preset_over_the_default():

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from wsss.errors import UserError
+from wsss.common.errors import UserError
 from wsss.training.strategies import is_chief, make_strategy
 
 

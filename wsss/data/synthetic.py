@@ -6,14 +6,14 @@ and stand among clutter that has their shapes but neither texture nor colour. A 
 from scratch in a minute or two; the masks are left to be found.
 """
 
-import io
+from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
-from wsss import files
+from wsss.common import io
+from wsss.data.dataset import Record, format_example, shard_name, write_metadata
 from wsss.data.images import encode_mask
-from wsss.data.records import Record, format_example, shard_name, write_metadata
 from wsss.data.tfrecord import write_records
 
 NAME = "drawn_things"
@@ -55,7 +55,7 @@ def write_synthetic_collection(directory, *, images=240, size=112, classes=4, se
         split_bytes[split] = 0
         for index, shard in enumerate(shards):
             records = (_record(int(number), size, classes, seed) for number in shard)
-            path = files.join(directory, shard_name(NAME, split, index, len(shards)))
+            path = io.join(directory, shard_name(NAME, split, index, len(shards)))
             split_bytes[split] += write_records(path, map(format_example, records))[1]
     return write_metadata(
         directory,
@@ -115,7 +115,7 @@ def _add_thing(generator, image, mask, kind):
 
 def _record(number, size, classes, seed):
     image, mask = draw_scene(np.random.default_rng([seed, number]), size, classes)
-    stream = io.BytesIO()
+    stream = BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=92)
     return Record(
         image_id=f"scene_{number:06d}",

@@ -10,7 +10,7 @@ import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from wsss import files
+from wsss.common import io
 
 _MASK_DELTA = 0xA282EAD8
 
@@ -21,7 +21,7 @@ def read_records(path):
     Raises:
         ValueError: the file is truncated or its checksums do not match.
     """
-    with files.open_read(path) as stream:
+    with io.open_read(path) as stream:
         offset = 0
         while header := stream.read(12):
             body = b""
@@ -50,7 +50,7 @@ def write_records(path, records):
         `(count, size)`: the number of records, and of bytes in them (as TFDS counts, without framing).
     """
     count = size = 0
-    with files.open_write(path) as stream:
+    with io.open_write(path) as stream:
         for record in records:
             length = struct.pack("<Q", len(record))
             stream.write(length)

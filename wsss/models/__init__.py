@@ -1,8 +1,8 @@
 """Networks and the models that are trained; once this is imported, their `.keras` files load."""
 
 from wsss.models.affinity_net import AffinityNet
-from wsss.models.classifier import Classifier
-from wsss.models.irnet import IRNet
+from wsss.models.cam_classifier import Classifier
+from wsss.models.irn import IRNet
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 

@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from wsss.models.layers import ResizeLike
-from wsss.models.pairs import PairNetwork, share_of_pairs
+from wsss.layers.heads import ResizeLike
+from wsss.models.pair_model import PairNetwork, share_of_pairs
 from wsss.ops.affinity import AffinityLoss, affinity_loss, feature_affinity, pair_labels, pair_offsets
 
 

@@ -4,7 +4,7 @@ from numbers import Integral
 
 from keras import ops
 
-from wsss.interpolation import interpolation_matrix
+from wsss.ops.interpolation import interpolation_matrix
 
 
 def resize_bilinear(images, size, align_corners=False):

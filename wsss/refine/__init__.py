@@ -11,7 +11,7 @@ __all__ = ["CRFParameters", "DenseCRF", "unary_from_labels", "unary_from_probabi
 def __getattr__(name):
     if name not in __all__:
         raise AttributeError(f"module 'wsss.refine' has no attribute {name!r}.")
-    return getattr(importlib.import_module("wsss.refine.dense_crf"), name)
+    return getattr(importlib.import_module("wsss.refine.crf.dense_crf"), name)
 
 
 def __dir__():

@@ -6,7 +6,7 @@ little; all others are 255 and take no part in the training.
 
 import numpy as np
 
-from wsss.masks import IGNORE
+from wsss.common.constants import IGNORE
 
 
 def affinity_labels(low, high, side=8, least=1e-5):

@@ -3,20 +3,20 @@
 import keras
 import tensorflow as tf
 
+from wsss.backbones.applications import build_backbone, freeze
+from wsss.backbones.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
+from wsss.backbones.tiny import small_backbone
+from wsss.common.errors import UserError
 from wsss.data.augment import Augmentation
-from wsss.data.input_pipeline import training_dataset
-from wsss.errors import UserError
+from wsss.data.loader import training_dataset
 from wsss.models.affinity_net import AffinityNet, affinity_feature
-from wsss.models.backbones import build_backbone, freeze
-from wsss.models.classifier import Classifier
-from wsss.models.irnet import IRNet
-from wsss.models.pairs import smallest_side
+from wsss.models.cam_classifier import Classifier
+from wsss.models.irn import IRNet
+from wsss.models.pair_model import smallest_side
 from wsss.models.pixel2prototype import Pixel2Prototype
-from wsss.models.published import resnet38_backbone, torchvision_backbone
-from wsss.models.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
 from wsss.models.seam import SEAM
-from wsss.models.small import small_backbone
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
+from wsss.weights.published import resnet38_backbone, torchvision_backbone
 
 TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
 # Of the networks that learn from pairs of pixels, as published: the radius in positions.

@@ -4,17 +4,17 @@ They share `logs`: `Validation` adds its figures, those after it in the list rec
 """
 
 import csv
-import io
 import logging
 import time
+from io import StringIO
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from wsss import files
-from wsss.training import checkpoint
-from wsss.training.checkpoint import Progress
+from wsss.common import io
+from wsss.training import state as checkpoint
+from wsss.training.state import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -138,19 +138,19 @@ class HistoryFile(keras.callbacks.Callback):
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         figures = {name: float(value) for name, value in (logs or {}).items()}
         self._rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **figures})
-        stream = io.StringIO()
+        stream = StringIO()
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        files.write_text(self.path, stream.getvalue())
+        io.write_text(self.path, stream.getvalue())
 
 
 def read_history(path):
     """The rows of `history.csv` as dictionaries; none where there is no file."""
-    if not files.exists(path):
+    if not io.exists(path):
         return []
-    return list(csv.DictReader(io.StringIO(files.read_text(path))))
+    return list(csv.DictReader(StringIO(io.read_text(path))))
 
 
 class Summaries(keras.callbacks.Callback):

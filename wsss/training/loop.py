@@ -4,12 +4,12 @@ import os
 import sys
 import tempfile
 
-from wsss import files
-from wsss.data.input_pipeline import steps_per_epoch
+from wsss.common import io
+from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
-from wsss.training.checkpoint import Progress
-from wsss.training.measure import Measure
-from wsss.training.run_directory import describe
+from wsss.training.evaluator import Measure
+from wsss.training.run_dir import describe
+from wsss.training.state import Progress
 
 
 def train(options, run, strategy, collection):
@@ -26,7 +26,7 @@ def train(options, run, strategy, collection):
     """
     building.check_data(options, strategy, collection)
     # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
-    resumed = options.resume == "auto" and files.exists(run.checkpoint)
+    resumed = options.resume == "auto" and io.exists(run.checkpoint)
     steps = steps_per_epoch(collection, options.split, options.batch_size)
     with strategy.scope():
         backbone = building.make_backbone(options)
@@ -44,7 +44,7 @@ def train(options, run, strategy, collection):
     else:
         if chief:
             run.clear()
-            files.write_json(run.config, describe(options, collection, model, strategy))
+            io.write_json(run.config, describe(options, collection, model, strategy))
         keeper.save()
     listeners = make_callbacks(options, run, collection) if chief else []
     for start, last in spans(keeper.progress, options.epochs):
@@ -104,9 +104,9 @@ def save(run, model, keeper):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.keras")
         plain.save(path)
-        files.copy(path, run.model)
+        io.copy(path, run.model)
     rows = callbacks.read_history(run.history)
-    files.write_json(
+    io.write_json(
         run.result,
         {
             "status": "stopped" if keeper.failure else "finished",

@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 import typing
 
-from wsss import flags
-from wsss.errors import UserError
-from wsss.presets import PRESETS, preset
+from wsss.common import cli
+from wsss.common.errors import UserError
+from wsss.training.presets import PRESETS, preset
 
 
 def _flag(default, help_text, *, choices=None, form=None):
@@ -165,7 +165,7 @@ def parse_options(argv=None):
     Raises:
         UserError: a value is out of range.
     """
-    presets = flags.Parser(add_help=False)
+    presets = cli.Parser(add_help=False)
     presets.add_argument("--preset", default="")
     presets.add_argument("--data", default="")
     early, _ = presets.parse_known_args(argv)
@@ -195,7 +195,7 @@ def preset_values(name):
 
 def make_parser():
     """The argument parser, one flag a field of `TrainingOptions`."""
-    parser = flags.Parser(
+    parser = cli.Parser(
         prog="python -m wsss.train",
         description="Trains a network on image tags, so that its class activation maps become masks.",
     )

@@ -6,7 +6,7 @@ import os
 import keras
 import tensorflow as tf
 
-from wsss.errors import UserError
+from wsss.common.errors import UserError
 
 
 def make_strategy(name, cpu_replicas=1):

@@ -1,1 +1,0 @@
-"""From image tags to the pixels behind them: see `wsss.transforms`."""

@@ -1,0 +1,266 @@
+"""`wsss.data.sources.folder`, `voc` and `coco`: listing collections as users have them."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data.test_images import encoded, oriented, picture
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.data.images import BadImage, encode_mask
+from wsss.data.sources.base import Item
+from wsss.data.sources.coco import decode_run_lengths, draw_mask, fill_polygon, read_coco
+from wsss.data.sources.folder import hash_fraction, make_record, read_folder
+from wsss.data.sources.voc import CLASS_NAMES, read_voc
+
+IMAGE = encoded(picture())
+
+
+def write(folder, content):
+    for name, data in content.items():
+        io.write_bytes(folder / name, data.encode() if isinstance(data, str) else data)
+
+
+def reasons(source):
+    return {problem.id: problem.reason for problem in source.problems}
+
+
+def read(folder, table, **options):
+    io.write_text(folder / "labels.csv", table)
+    return read_folder(str(folder / "images"), str(folder / "labels.csv"), **options)
+
+
+def test_ids_match_files_with_or_without_suffix_and_in_sub_folders(tmp_path):
+    write(tmp_path / "images", {"a.jpg": IMAGE, "b.JPG": IMAGE, "sub/c.png": IMAGE, "notes.txt": "x"})
+    source = read(tmp_path, "id,cat\na,1\nb.JPG,0\nsub/c,1\n")
+    assert [(item.image_id, item.labels) for item in source.items] == [
+        ("a", (0,)),
+        ("b", ()),
+        ("sub/c", (0,)),
+    ]
+    assert source.items[2].image == str(tmp_path / "images" / "sub" / "c.png")
+    assert source.problems == []
+    assert source.notes == ["files in the folder that are no images: 1"]
+    assert not source.has_masks
+
+
+def test_missing_unlabelled_and_duplicate_images_are_told_apart(tmp_path):
+    names = ("a.jpg", "twin.jpg", "twin.png", "again.jpg", "agree.jpg", "stray.jpg", "wrong.jpg")
+    write(tmp_path / "images", dict.fromkeys(names, IMAGE))
+    rows = ["a,1", "gone,1", "twin,1", "again,1", "again,0", "agree,1", "agree,1", "wrong,7"]
+    source = read(tmp_path, "\n".join(["id,cat", *rows]))
+    assert [item.image_id for item in source.items] == ["a", "agree"]
+    assert reasons(source) == {
+        "wrong": "wrongly_labelled",
+        "gone": "missing",
+        "twin": "duplicate",
+        "again": "duplicate",
+        "agree": "duplicate",
+        "stray": "unlabelled",
+    }
+
+
+def test_images_that_differ_in_the_suffix_keep_it_in_their_ids(tmp_path):
+    write(tmp_path / "images", {"twin.jpg": IMAGE, "twin.png": IMAGE})
+    source = read(tmp_path, "id,cat\ntwin.jpg,1\ntwin.png,0\n")
+    assert [item.image_id for item in source.items] == ["twin.jpg", "twin.png"]
+
+
+def test_masks_are_found_by_name_also_inside_the_folder_of_images(tmp_path):
+    write(tmp_path / "images", {"a.jpg": IMAGE, "b.jpg": IMAGE, "masks/a.png": IMAGE, "masks/z.png": IMAGE})
+    source = read(tmp_path, "id,cat\na,1\nb,0\n", masks=str(tmp_path / "images" / "masks"))
+    assert [item.mask for item in source.items] == [str(tmp_path / "images" / "masks" / "a.png"), None]
+    assert source.has_masks
+    assert source.problems == []
+    assert source.notes == ["masks without an image in the table: 1"]
+
+
+def test_splits_come_from_the_table_or_from_a_stable_hash(tmp_path):
+    write(tmp_path / "images", {f"{index}.jpg": IMAGE for index in range(40)})
+    rows = "".join(f"{index},1\n" for index in range(40))
+    assert {item.split for item in read(tmp_path, "id,cat\n" + rows).items} == {"train"}
+    splits = {item.image_id: item.split for item in read(tmp_path, "id,cat\n" + rows, val_fraction=0.3).items}
+    assert splits == {name: "val" if hash_fraction(name) < 0.3 else "train" for name in splits}
+    assert 5 <= list(splits.values()).count("val") <= 20
+    with pytest.raises(UserError, match="val_fraction"):
+        read(tmp_path, "id,split,cat\n0,train,1\n", val_fraction=0.3)
+
+
+def test_paths_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--images"):
+        read(tmp_path, "id,cat\na,1\n")
+    with pytest.raises(UserError, match="--labels"):
+        read_folder(str(tmp_path), str(tmp_path / "none.csv"))
+
+
+def make(image=IMAGE, mask=None, *, shapes=None, classes=2, has_masks=True):
+    return make_record(
+        Item("a", "train", (1,), "", shapes), image, mask, classes=classes, has_masks=has_masks
+    )
+
+
+def test_a_record_holds_the_image_as_it_was_and_a_grey_mask():
+    mask = np.full((7, 12), 2, np.uint8)
+    mask[0] = 255
+    palette = np.zeros((256, 3), np.uint8)
+    record = make(mask=encode_mask(mask, palette))
+    assert record.image_bytes == IMAGE
+    assert (record.image_id, record.labels, record.height, record.width) == ("a", (1,), 7, 12)
+    np.testing.assert_array_equal(record.mask, mask)
+    assert make(has_masks=False).mask is None
+    assert (make().mask == 255).all()
+
+
+def test_a_mask_must_fit_the_upright_image():
+    standing = encode_mask(np.zeros((12, 7), np.uint8))
+    assert make(oriented(6), standing).mask.shape == (12, 7)
+    for image, mask in ((oriented(6), encode_mask(np.zeros((7, 12), np.uint8))), (IMAGE, standing)):
+        with pytest.raises(BadImage) as caught:
+            make(image, mask)
+        assert caught.value.reason == "mask_size"
+
+
+def test_a_mask_with_numbers_beyond_the_classes_is_refused():
+    with pytest.raises(BadImage) as caught:
+        make(mask=encode_mask(np.full((7, 12), 3, np.uint8)))
+    assert caught.value.reason == "mask_values"
+
+
+def test_shapes_that_cannot_be_drawn_are_a_bad_mask():
+    shapes = {"height": 7, "width": 12, "shapes": [[1, {"size": [7, 12], "counts": [3]}]]}
+    with pytest.raises(BadImage) as caught:
+        make(shapes=shapes)
+    assert caught.value.reason == "mask_corrupt"
+
+
+def voc_devkit(root):
+    def annotation(*names):
+        objects = "".join(
+            f"<object><name>{name}</name><part><name>head</name></part></object>" for name in names
+        )
+        return f"<annotation><filename>x</filename>{objects}</annotation>"
+
+    write(
+        root,
+        {
+            "JPEGImages/1.jpg": IMAGE,
+            "JPEGImages/2.jpg": IMAGE,
+            "Annotations/1.xml": annotation("person", "cat", "person"),
+            "Annotations/2.xml": annotation("dog"),
+            "Annotations/4.xml": "<annotation>",
+            "SegmentationClass/1.png": encode_mask(np.full((7, 12), 8, np.uint8)),
+            "ImageSets/Segmentation/train.txt": "1\n",
+            "ImageSets/Segmentation/val.txt": "2\n3\n4\n",
+            "ImageSets/Segmentation/trainval.txt": "1\n2\n3\n4\n",
+            "ImageSets/Main/train.txt": "2 -1\n",
+            "ImageSets/Main/trainaug.txt": "1\n2\n",
+        },
+    )
+
+
+@pytest.mark.parametrize("inside", ["", "VOC2012", "VOCdevkit/VOC2012"])
+def test_a_voc_devkit_is_listed(tmp_path, inside):
+    voc_devkit(tmp_path / inside)
+    source = read_voc(str(tmp_path))
+    assert source.class_names == CLASS_NAMES
+    assert [(item.split, item.image_id) for item in source.items] == [
+        ("train", "1"),
+        ("val", "2"),
+        ("trainaug", "1"),
+        ("trainaug", "2"),
+    ]
+    first, second = source.items[:2]
+    assert [CLASS_NAMES[label] for label in first.labels] == ["cat", "person"]
+    assert first.mask.endswith("SegmentationClass/1.png")
+    assert second.mask is None
+    assert reasons(source) == {"3": "unlabelled", "4": "wrongly_labelled"}
+
+
+def test_what_is_no_devkit_is_refused(tmp_path):
+    with pytest.raises(UserError, match="devkit"):
+        read_voc(str(tmp_path))
+    with pytest.raises(UserError, match="instances"):
+        read_coco(str(tmp_path))
+
+
+def coco_content(**changes):
+    square = [1, 1, 4, 1, 4, 4, 1, 4]
+    content = {
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
+        "images": [
+            {"id": 7, "file_name": "000007.jpg", "height": 7, "width": 12},
+            {"id": 8, "file_name": "000008.jpg", "height": 7, "width": 12},
+        ],
+        "annotations": [
+            {"image_id": 7, "category_id": 90, "segmentation": [square], "area": 9},
+            {"image_id": 7, "category_id": 3, "segmentation": [[0, 0, 12, 0, 12, 7, 0, 7]], "area": 84},
+        ],
+    }
+    return json.dumps({**content, **changes})
+
+
+def test_coco_is_listed_with_contiguous_classes(tmp_path):
+    write(tmp_path, {"annotations/instances_train2017.json": coco_content(), "train2017/000008.jpg": IMAGE})
+    source = read_coco(str(tmp_path))
+    assert source.class_names == ("car", "toothbrush")
+    assert [(item.split, item.image_id, item.labels) for item in source.items] == [
+        ("train", "000007", (0, 1)),
+        ("train", "000008", ()),
+    ]
+    assert source.items[1].image == str(tmp_path / "train2017" / "000008.jpg")
+    mask = draw_mask(source.items[0].mask)
+    expected = np.ones((7, 12), np.uint8)  # the large car lies under the small toothbrush
+    expected[1:4, 1:4] = 2
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_faults_of_a_coco_file_are_found(tmp_path):
+    strange = [{"image_id": 7, "category_id": 5, "segmentation": []}]
+    write(tmp_path, {"annotations/instances_val.json": coco_content(annotations=strange)})
+    assert reasons(read_coco(str(tmp_path))) == {"000007": "wrongly_labelled"}
+    write(tmp_path, {"annotations/instances_val.json": "{}"})
+    with pytest.raises(UserError, match="instances file"):
+        read_coco(str(tmp_path))
+
+
+def compress(counts):
+    """COCO's string of run lengths, written from its description as the oracle of the reader."""
+    text = ""
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        while True:
+            bits, value = value & 31, value >> 5
+            done = value == (-1 if bits & 16 else 0)
+            text += chr(48 + bits + (0 if done else 32))
+            if done:
+                break
+    return text
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=12))
+def test_compressed_run_lengths_are_the_plain_ones(counts):
+    size = [1, sum(counts)]
+    plain = decode_run_lengths({"size": size, "counts": counts})
+    np.testing.assert_array_equal(plain, decode_run_lengths({"size": size, "counts": compress(counts)}))
+    assert plain.sum() == sum(counts[1::2])
+
+
+def test_run_lengths_go_down_the_columns():
+    mask = decode_run_lengths({"size": [2, 3], "counts": [1, 2, 3]})
+    np.testing.assert_array_equal(mask, [[False, True, False], [True, False, False]])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 15)), min_size=3, max_size=6))
+def test_a_polygon_holds_the_pixels_whose_centres_are_inside(corners):
+    inside = fill_polygon([value for corner in corners for value in corner], 11, 19)
+    for row in range(11):
+        for column in range(19):
+            x, y, crossings = column + 0.5, row + 0.5, 0
+            for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1]):
+                if (y0 <= y) != (y1 <= y):
+                    crossings += x0 + (y - y0) / (y1 - y0) * (x1 - x0) <= x
+            assert inside[row, column] == crossings % 2

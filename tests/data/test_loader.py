@@ -1,0 +1,260 @@
+"""`wsss.data.loader`: decoding, batches, determinism."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.data.test_dataset import write_collection
+from tests.data.test_images import encoded, oriented, picture
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.data import images
+from wsss.data.augment import Augmentation
+from wsss.data.dataset import Record, format_example, shard_name, write_metadata
+from wsss.data.loader import (
+    decode_image,
+    evaluation_dataset,
+    steps_per_epoch,
+    training_dataset,
+)
+from wsss.data.tfrecord import write_records
+
+SMALL = {"batch_size": 4, "image_size": 8, "seed": 3}
+PLAIN = {**SMALL, "augmentation": "none"}
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """Ten images in three shards; image `i` has the grey value `20 * i` everywhere and the label `i % 3`."""
+    directory = str(tmp_path_factory.mktemp("collection"))
+    lengths, records = (4, 3, 3), []
+    for index in range(10):
+        image = images.Image.new("RGB", (9 + index, 8), (20 * index,) * 3)
+        mask = images.encode_mask(np.full((8, 9 + index), 1 + index % 3, np.uint8))
+        records.append(Record(f"i{index}", encoded(image, "PNG"), (index % 3,), 8, 9 + index, 1, mask))
+    size = begin = 0
+    for shard, length in enumerate(lengths):
+        path = io.join(directory, shard_name("greys", "train", shard, len(lengths)))
+        size += write_records(path, map(format_example, records[begin : begin + length]))[1]
+        begin += length
+    return write_metadata(
+        directory,
+        name="greys",
+        class_names=("a", "b", "c"),
+        shard_lengths={"train": lengths},
+        split_bytes={"train": size},
+        has_masks=True,
+    )
+
+
+def greys(batches):
+    """The images' numbers in a list of batches, read off their centres."""
+    return [[round(float(value) * 255 / 20) for value in image[:, 4, 4, 0]] for image, _ in batches]
+
+
+def take(dataset, count):
+    return [tuple(part.numpy() for part in batch) for batch in dataset.take(count)]
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "L"), ("BMP", "RGB"), ("GIF", "P"), ("GIF", "L")]
+    + [("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "LA", "1")],
+)
+def test_tensorflow_and_pillow_decode_to_the_same_pixels(format, mode):
+    data = encoded(picture(61, 83).convert(mode), format)
+    images.inspect_image(data)
+    np.testing.assert_array_equal(decode_image(data), images.decode_image(data))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_undone_in_the_graph(orientation):
+    data = oriented(orientation)
+    result = tf.function(decode_image)(tf.constant(data), tf.constant(orientation))
+    np.testing.assert_array_equal(result, images.decode_image(data))
+
+
+def test_batches_have_the_promised_shapes_and_ranges(collection):
+    dataset = training_dataset(collection, "train", **SMALL)
+    image_spec, labels_spec = dataset.element_spec
+    assert (image_spec.shape, image_spec.dtype) == ((4, 8, 8, 3), tf.float32)
+    assert (labels_spec.shape, labels_spec.dtype) == ((4, 3), tf.float32)
+    ((image, labels),) = take(dataset, 1)
+    assert image.min() >= 0
+    assert image.max() <= 1
+    np.testing.assert_array_equal(labels.sum(1), 1)
+
+
+def test_labels_stay_with_their_images(collection):
+    batches = take(training_dataset(collection, "train", **PLAIN), 4)
+    for numbers, (_, labels) in zip(greys(batches), batches):
+        np.testing.assert_array_equal(labels.argmax(1), np.array(numbers) % 3)
+
+
+def test_an_epoch_shows_full_batches_of_different_images(collection):
+    assert steps_per_epoch(collection, "train", 4) == 2
+    batches = greys(take(training_dataset(collection, "train", **PLAIN, epochs=3), 99))
+    assert len(batches) == 6
+    epochs = [batches[step] + batches[step + 1] for step in (0, 2, 4)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_same_seed_gives_the_same_batches_whatever_the_global_seed(collection, cache):
+    runs = []
+    for global_seed in (1, 2):
+        tf.random.set_seed(global_seed)
+        runs.append(take(training_dataset(collection, "train", **SMALL, cache=cache), 5))
+    for (image, labels), (image_again, labels_again) in zip(*runs):
+        np.testing.assert_array_equal(image, image_again)
+        np.testing.assert_array_equal(labels, labels_again)
+    other = take(training_dataset(collection, "train", **{**SMALL, "seed": 4}), 1)
+    assert not np.array_equal(other[0][0], runs[0][0][0])
+
+
+def test_a_run_resumed_at_an_epoch_sees_what_the_undisturbed_one_saw(collection):
+    undisturbed = take(training_dataset(collection, "train", **SMALL), 6)
+    resumed = take(training_dataset(collection, "train", **SMALL, first_epoch=2), 2)
+    for (image, labels), (image_again, labels_again) in zip(undisturbed[4:], resumed):
+        np.testing.assert_array_equal(image, image_again)
+        np.testing.assert_array_equal(labels, labels_again)
+
+
+def test_cached_images_are_augmented_anew_each_epoch(collection):
+    augmentation = Augmentation(long_side=(1, 1), flip=0, saturation=0, hue=0, random_placement=False)
+    dataset = training_dataset(collection, "train", **{**SMALL, "augmentation": augmentation}, cache=True)
+    first, second = (np.concatenate([image for image, _ in take(dataset.skip(skip), 2)]) for skip in (0, 2))
+    assert not np.array_equal(np.sort(first.max((1, 2, 3))), np.sort(second.max((1, 2, 3))))
+
+
+def test_the_parts_of_two_replicas_make_the_batch_of_one(collection):
+    whole = take(training_dataset(collection, "train", **SMALL), 3)
+    halves = take(training_dataset(collection, "train", **SMALL, replicas=2), 6)
+    for step, (image, _) in enumerate(whole):
+        np.testing.assert_array_equal(image, np.concatenate([half[0] for half in halves[2 * step :][:2]]))
+
+
+def test_the_shards_of_two_workers_make_the_batch_of_one(collection):
+    whole = take(training_dataset(collection, "train", **SMALL), 5)
+    workers = [
+        take(training_dataset(collection, "train", **SMALL, replicas=2, shard_index=worker, shard_count=2), 5)
+        for worker in (0, 1)
+    ]
+    for (image, labels), one, two in zip(whole, *workers):
+        np.testing.assert_array_equal(image, np.concatenate([one[0], two[0]]))
+        np.testing.assert_array_equal(labels, np.concatenate([one[1], two[1]]))
+
+
+def test_a_mirrored_strategy_cuts_the_global_batch(collection):
+    devices = tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy(devices)
+    dataset = training_dataset(collection, "train", **SMALL)
+    (distributed,) = iter(strategy.experimental_distribute_dataset(dataset.take(1)))
+    parts = strategy.experimental_local_results(distributed[0])
+    np.testing.assert_array_equal(np.concatenate(parts), take(dataset, 1)[0][0])
+
+
+def test_a_small_shuffle_buffer_still_shows_every_image(collection):
+    batches = take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 10}, shuffle_buffer=2), 2)
+    first, second = greys(batches)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_impossible_batches_are_refused(collection):
+    with pytest.raises(UserError, match=r"\[1, 10\]"):
+        training_dataset(collection, "train", **{**SMALL, "batch_size": 11})
+    with pytest.raises(UserError, match="no split `val`"):
+        training_dataset(collection, "val", **SMALL)
+    with pytest.raises(ValueError, match="replicas"):
+        training_dataset(collection, "train", **SMALL, replicas=3)
+
+
+def test_evaluation_shows_every_image_once_as_it_is(collection):
+    examples = list(evaluation_dataset(collection, "train").as_numpy_iterator())
+    assert [example["image_id"][0].decode() for example in examples] == [f"i{index}" for index in range(10)]
+    for index, example in enumerate(examples):
+        assert example["image"].shape == (1, 8, 9 + index, 3)
+        np.testing.assert_allclose(example["image"], 20 * index / 255, rtol=1e-6)
+        np.testing.assert_array_equal(example["mask"], np.full((1, 8, 9 + index), 1 + index % 3))
+        np.testing.assert_array_equal(example["labels"], np.eye(3)[[index % 3]])
+
+
+def test_evaluation_pads_unlike_images_of_a_batch(collection):
+    dataset = evaluation_dataset(collection, "train", batch_size=4, pad_value=(0.25, 0.5, 0.75))
+    *_, last = dataset.as_numpy_iterator()
+    assert last["image"].shape == (2, 8, 18, 3)
+    np.testing.assert_array_equal(last["size"], [[8, 17], [8, 18]])
+    np.testing.assert_array_equal(last["image"][0, :, 17], np.broadcast_to([0.25, 0.5, 0.75], (8, 3)))
+    assert (last["mask"][0, :, 17] == 255).all()
+    assert (last["mask"][0, :, :17] == 3).all()
+
+
+def test_evaluation_at_one_size_fits_every_image_into_the_square(collection):
+    dataset = evaluation_dataset(collection, "train", batch_size=10, image_size=6)
+    (batch,) = dataset.as_numpy_iterator()
+    assert batch["image"].shape == (10, 6, 6, 3)
+    assert batch["mask"].shape == (10, 6, 6)
+    assert batch["size"][0].tolist() == [5, 6]
+    assert batch["size"][9].tolist() == [3, 6]
+    assert (batch["mask"][9, 3:] == 255).all()
+    assert (batch["mask"][9, :3] == 1).all()
+
+
+def test_evaluation_shrinks_to_a_longest_side_and_never_enlarges(collection):
+    shapes = [example["image"].shape[1:3] for example in evaluation_dataset(collection, "train", max_side=12)]
+    assert shapes[0] == (8, 9)
+    assert shapes[9] == (5, 12)
+    with pytest.raises(ValueError, match="not both"):
+        evaluation_dataset(collection, "train", max_side=12, image_size=12)
+
+
+def test_a_collection_without_masks_is_evaluated_without_them(tmp_path):
+    collection, _ = write_collection(tmp_path, masks=False)
+    (example,) = evaluation_dataset(collection, "val").as_numpy_iterator()
+    assert "mask" not in example
+    assert example["image"].shape == (1, 12, 7, 3)  # turned upright
+
+
+def test_the_number_of_batches_is_known_beforehand(collection):
+    def batches(dataset):
+        return int(dataset.cardinality())
+
+    assert batches(training_dataset(collection, "train", **SMALL)) == tf.data.INFINITE_CARDINALITY
+    assert batches(training_dataset(collection, "train", **SMALL, epochs=3, first_epoch=1)) == 4
+    assert batches(evaluation_dataset(collection, "train", batch_size=4)) == 3
+    part = training_dataset(collection, "train", **SMALL, epochs=2, replicas=4, shard_count=2)
+    assert batches(part) == len(list(part)) == 8
+
+
+def test_masks_follow_their_images_through_the_augmentation(tmp_path):
+    """A red left half is class 1; wherever the image went, its mask went with it."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, :15] = 1
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[mask == 1] = (255, 0, 0)
+    data = encoded(images.Image.fromarray(pixels), "PNG")
+    records = [Record(f"i{i}", data, (0,), 20, 30, 1, images.encode_mask(mask)) for i in range(4)]
+    path = io.join(str(tmp_path), shard_name("halves", "train", 0, 1))
+    size = write_records(path, map(format_example, records))[1]
+    halves = write_metadata(
+        str(tmp_path),
+        name="halves",
+        class_names=("red",),
+        shard_lengths={"train": (4,)},
+        split_bytes={"train": size},
+        has_masks=True,
+    )
+    plain = Augmentation((0.6, 2.0), 0.5, 0.0, 0.0, 0.0, 0.0)
+    blue = {"pad_value": (0.0, 0.0, 1.0), "augmentation": plain, "targets": "masks"}
+    seen = set()
+    for crops, masks in take(training_dataset(halves, "train", **{**SMALL, "image_size": 24}, **blue), 6):
+        for crop, labels in zip(crops, masks):
+            beyond = crop[..., 2] > 0.5
+            np.testing.assert_array_equal(labels == 255, beyond)
+            near_the_edge = (crop[..., 0] > 0.05) & (crop[..., 0] < 0.95)
+            sure = ~beyond & ~near_the_edge
+            np.testing.assert_array_equal(labels[sure] == 1, crop[..., 0][sure] > 0.5)
+            seen.update(np.unique(labels))
+    assert seen == {0, 1, 255}

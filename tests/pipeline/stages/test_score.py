@@ -1,0 +1,71 @@
+"""Tallies: counts of one image by hand, sums in any order, JSON and back."""
+
+import json
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from tests.pseudo_label_cases import make_records
+from wsss.pipeline.failures import Failure
+from wsss.pipeline.stages.read import Item
+from wsss.pipeline.stages.refine import Scored
+from wsss.pipeline.stages.score import AddTallies, Tally, tally_image
+
+
+@pytest.fixture
+def tallies():
+    rng = np.random.default_rng(0)
+    result = [Tally(failures=(Failure("shard", "broken", "decode", "why"),))]
+    for record in make_records(3):
+        size = (record.height, record.width)
+        scores = rng.random((len(record.labels), *size), np.float32)
+        mask = rng.integers(0, 4, size).astype(np.uint8)
+        classifier = rng.random(3, np.float32)
+        scored = Scored(Item("shard", record, False), record.labels, scores, classifier, mask=mask)
+        result.append(tally_image(scored, 4))
+    return result
+
+
+def test_an_image_is_counted_as_by_hand(tallies):
+    record = make_records(3)[2]
+    tally = tallies[3]
+    assert tally.images == 1
+    assert tally.class_pixels.sum() == record.height * record.width
+    assert tally.confusion.sum() == record.height * record.width - 1  # one pixel of the truth is unknown
+    assert (tally.present_scores[0], tally.absent_scores[0]) == (2, 1)
+    assert 0 < tally.present_scores[1] < 2_000_000
+
+
+def test_the_sum_is_the_same_in_any_order_and_grouping(tallies):
+    combine = AddTallies()
+    states = set()
+    for order in permutations(tallies):
+        first = combine.add_input(combine.add_input(combine.create_accumulator(), order[0]), order[1])
+        second = combine.add_input(combine.add_input(combine.create_accumulator(), order[2]), order[3])
+        total = combine.extract_output(
+            combine.merge_accumulators([first, combine.create_accumulator(), second])
+        )
+        states.add(json.dumps(total.state()))
+    assert len(states) == 1
+
+
+def test_a_tally_survives_json(tallies):
+    state = sum(tallies, Tally()).state()
+    restored = Tally.from_state(json.loads(json.dumps(state)))
+    assert restored.state() == state
+    assert restored.failures == (Failure("shard", "broken", "decode", "why"),)
+    assert Tally.from_state(json.loads(json.dumps(Tally().state()))).state() == Tally().state()
+
+
+def test_a_truth_of_another_size_is_refused(tallies):
+    record = make_records(1)[0]
+    scored = Scored(
+        Item("shard", record, False),
+        (),
+        np.zeros((0, 3, 3), np.float32),
+        np.zeros(3, np.float32),
+        mask=np.zeros((3, 3), np.uint8),
+    )
+    with pytest.raises(ValueError, match="differ in shape"):
+        tally_image(scored, 4)

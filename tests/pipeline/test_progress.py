@@ -1,0 +1,41 @@
+"""Progress of a pipeline: who is told, and what is shown."""
+
+import sys
+
+import pytest
+
+from wsss.pipeline import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by four seconds at each look."""
+    now = iter(range(0, 10**6, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+
+
+def test_each_image_is_told_to_the_innermost_listener():
+    told = []
+    progress.tick()
+    with progress.listen(lambda: told.append("outer")):
+        with progress.listen(lambda: told.append("inner")):
+            progress.tick()
+        progress.tick()
+    progress.tick()
+    assert told == ["inner", "outer"]
+
+
+def test_a_log_gets_a_line_now_and_then(clock, capsys):
+    with progress.shown(7) as bar:
+        for _ in range(5):
+            bar.update()
+        bar.update(2)
+    assert bar.n == 7
+    assert capsys.readouterr().out == "3 of 7 images\n7 of 7 images\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress.shown(2) as bar:
+        bar.update(2)
+    assert "2/2" in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""`wsss.pipeline.runner`: Beam's flags and the local runner."""
+
+import logging
+import os
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+
+from wsss.common.cli import Parser
+from wsss.common.errors import UserError
+from wsss.pipeline.runner import is_local, make_pipeline, split_arguments
+
+
+def _parser():
+    parser = Parser()
+    parser.add_argument("--output")
+    return parser
+
+
+def test_own_flags_are_parsed_and_beams_passed_on():
+    argv = ["--runner", "DirectRunner", "--output=x", "--direct_num_workers=2", "--experiments=a"]
+    namespace, rest = split_arguments(argv, _parser())
+    assert namespace.output == "x"
+    assert rest == ["--runner", "DirectRunner", "--direct_num_workers=2", "--experiments=a"]
+
+
+def test_a_misspelt_flag_is_an_error_that_names_the_right_one():
+    with pytest.raises(UserError, match=r"`--direct_num_worker=2`.*`--direct_num_workers`"):
+        split_arguments(["--direct_num_worker=2"], _parser())
+    with pytest.raises(UserError, match=r"--outptu.*`--output`"):
+        split_arguments(["--outptu", "x"], _parser())
+    with pytest.raises(UserError, match="stray"):
+        split_arguments(["stray"], _parser())
+
+
+def test_a_value_that_beam_cannot_read_is_an_error():
+    with pytest.raises(UserError, match="direct_num_workers"):
+        split_arguments(["--direct_num_workers=many"], _parser())
+    with pytest.raises(UserError, match="direct_running_mode"):
+        split_arguments(["--direct_running_mode=multi_process"], _parser())
+
+
+def test_an_unknown_runner_is_an_error():
+    with pytest.raises(UserError, match="DirectRunnr"):
+        make_pipeline(["--runner=DirectRunnr"])
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner", "FnApiRunner"]]
+)
+def test_local_runs_stay_in_this_process(argv):
+    assert is_local(argv)
+    assert isinstance(make_pipeline(argv).runner, FnApiRunner)
+
+
+def test_other_runners_are_left_alone():
+    assert not is_local(["--runner=DataflowRunner"])
+    assert not is_local(["--runner=FlinkRunner"])
+
+
+@pytest.mark.slow
+def test_worker_processes_run_and_are_not_this_one():
+    argv = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    with make_pipeline(argv) as pipeline:
+        assert pipeline.options.view_as(DirectOptions).direct_num_workers == 2
+        here = os.getpid()
+        elsewhere = pipeline | beam.Create([1, 2]) | beam.Map(lambda _: os.getpid() != here)
+        assert_that(elsewhere, equal_to([True, True]))
+
+
+def test_what_beam_warns_of_in_every_run_is_left_out(caplog):
+    make_pipeline()
+    logger = logging.getLogger("apache_beam.runners.portability.local_job_service")
+    logger.warning("Worker: %s", 'message: "No semi_persistent_directory found: …"')
+    logger.warning("Worker: %s", 'message: "out of memory"')
+    assert [record.getMessage() for record in caplog.records] == ['Worker: message: "out of memory"']

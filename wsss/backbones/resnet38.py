@@ -1,0 +1,172 @@
+"""ResNet-38d at output stride 8, the backbone of AffinityNet, SEAM and Pixel-to-Prototype Contrast.
+
+Source: Wu, Shen & van den Hengel, "Wider or Deeper", 2016, model A; dilation and names as in the released
+code of AffinityNet (jiwoon-ahn/psa). The layers bear the names of the published state dicts, with `-` for
+`.` (`b4_1-conv_branch2a`; Keras on PyTorch allows no dot), so that weights find their place by name.
+"""
+
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+from wsss.layers.conv import WideConv2D
+from wsss.layers.cpu import has_dilated_gradient
+
+MEAN = (0.485, 0.456, 0.406)
+STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+FROZEN_STAGES = ("conv1a", "b2", "b2_1", "b2_2")  # not trained in the publications
+OUTPUT_STRIDE = 8
+EPSILON = 1e-5  # of every batch normalisation
+LARGEST_DIRECT = 32  # cells, height and width; beyond it `DilatedConv2D` gains nothing
+
+
+class ResNet38Features(NamedTuple):
+    """Symbolic tensors of the network.
+
+    Attributes:
+        image: RGB in [0, 1], (batch, height, width, 3).
+        normalized: the image as the first convolution sees it.
+        stage4: normalised and activated input of block `b5`, (batch, height / 8, width / 8, 512).
+        stage5: the same of block `b6`, 1024 channels.
+        stage6: normalised and activated output, 4096 channels.
+    """
+
+    image: object
+    normalized: object
+    stage4: object
+    stage5: object
+    stage6: object
+
+
+class _Block(NamedTuple):
+    """One residual block: name, output channels, channels inside, stride, dilations, dropout."""
+
+    name: str
+    channels: int
+    inner: int
+    stride: int = 1
+    first_dilation: int = 1
+    dilation: int = 1
+
+
+_BASIC_BLOCKS = (
+    _Block("b2", 128, 128, stride=2),
+    _Block("b2_1", 128, 128),
+    _Block("b2_2", 128, 128),
+    _Block("b3", 256, 256, stride=2),
+    _Block("b3_1", 256, 256),
+    _Block("b3_2", 256, 256),
+    _Block("b4", 512, 512, stride=2),
+    *(_Block(f"b4_{i}", 512, 512) for i in range(1, 6)),
+    _Block("b5", 1024, 512, first_dilation=1, dilation=2),
+    _Block("b5_1", 1024, 512, first_dilation=2, dilation=2),
+    _Block("b5_2", 1024, 512, first_dilation=2, dilation=2),
+)
+
+
+def normalize_image(image, name="normalize"):
+    """RGB in [0, 1] to zero mean and unit variance over ImageNet, as a layer."""
+    scale = [1 / deviation for deviation in STANDARD_DEVIATION]
+    offset = [-mean / deviation for mean, deviation in zip(MEAN, STANDARD_DEVIATION)]
+    return layers.Rescaling(scale, offset, name=name)(image)
+
+
+def resnet38(image=None, *, width=1.0, dropout=True, normalize=True) -> ResNet38Features:
+    """ResNet-38d as a functional Keras graph.
+
+    Args:
+        image: symbolic input (batch, height, width, 3), RGB in [0, 1]; made if None, with variable size.
+        width: > 0, factor on all channel counts; other than 1 only for experiments and quick tests.
+        dropout: spatial dropout 0.3 inside block `b6` and 0.5 inside `b7`.
+        normalize: whether `image` still has to be normalised; False: it comes with zero mean.
+
+    Returns:
+        The tensors that heads are built on.
+    """
+    if image is None:
+        image = keras.Input((None, None, 3), name="image")
+    normalized = normalize_image(image) if normalize else image
+    x = convolve(normalized, _scaled(64, width), 3, name="conv1a")
+    for block in _BASIC_BLOCKS:
+        x, activated = _basic_block(x, block, width)
+        if block.name == "b5":
+            stage4 = activated
+    x, stage5 = _bottleneck_block(x, "b6", _scaled(2048, width), 0.3 if dropout else 0.0)
+    x, _ = _bottleneck_block(x, "b7", _scaled(4096, width), 0.5 if dropout else 0.0)
+    return ResNet38Features(image, normalized, stage4, stage5, _normalize_and_activate(x, "bn7"))
+
+
+def _scaled(channels, width):
+    return max(4, round(channels * width))
+
+
+def _basic_block(x, block, width):
+    channels, inner = _scaled(block.channels, width), _scaled(block.inner, width)
+    same_shape = x.shape[-1] == channels and block.stride == 1
+    activated = _normalize_and_activate(x, f"{block.name}-bn_branch2a")
+    y = convolve(activated, inner, 3, block.stride, block.first_dilation, name=f"{block.name}-conv_branch2a")
+    y = _normalize_and_activate(y, f"{block.name}-bn_branch2b1")
+    y = convolve(y, channels, 3, dilation=block.dilation, name=f"{block.name}-conv_branch2b1")
+    if not same_shape:
+        x = convolve(activated, channels, 1, block.stride, name=f"{block.name}-conv_branch1")
+    return layers.Add(name=f"{block.name}-add")([x, y]), activated
+
+
+def _bottleneck_block(x, name, channels, dropout):
+    activated = _normalize_and_activate(x, f"{name}-bn_branch2a")
+    y = convolve(activated, channels // 4, 1, name=f"{name}-conv_branch2a")
+    y = _normalize_and_activate(y, f"{name}-bn_branch2b1")
+    y = _drop_channels(y, dropout, f"{name}-dropout_2b1")
+    y = DilatedConv2D(
+        channels // 2, 3, padding="same", dilation_rate=4, use_bias=False, name=f"{name}-conv_branch2b1"
+    )(y)
+    y = _normalize_and_activate(y, f"{name}-bn_branch2b2")
+    y = _drop_channels(y, dropout, f"{name}-dropout_2b2")
+    y = convolve(y, channels, 1, name=f"{name}-conv_branch2b2")
+    x = convolve(activated, channels, 1, name=f"{name}-conv_branch1")
+    return layers.Add(name=f"{name}-add")([x, y]), activated
+
+
+def _normalize_and_activate(x, name):
+    x = layers.BatchNormalization(momentum=0.9, epsilon=EPSILON, name=name)(x)
+    return layers.Activation("relu", name=f"{name}-relu")(x)
+
+
+def _drop_channels(x, rate, name):
+    return layers.SpatialDropout2D(rate, name=name)(x) if rate else x
+
+
+@keras.saving.register_keras_serializable(package="wsss")
+class DilatedConv2D(WideConv2D):
+    """A convolution (stride 1, padding "same") that dilates small maps as they are.
+
+    Under TensorFlow Keras cuts a map into dilation x dilation coarser ones, and pads and convolves these. Of
+    maps of 9 x 9 to 28 x 28, as in training at a crop of 224, much is padding then: forward and backward
+    pass take 1.1 to 3.5 times as long. The numbers are the same. TensorFlow has the gradient of the direct
+    way in oneDNN (by itself on some CPUs only), on accelerators and in XLA; elsewhere Keras's way is taken.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if not _dilates_directly(inputs):
+            return super().convolution_op(inputs, kernel)
+        import tensorflow as tf
+
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=self.dilation_rate)
+
+
+def _dilates_directly(x):
+    return (
+        keras.backend.backend() == "tensorflow"
+        and all(side is not None and side <= LARGEST_DIRECT for side in x.shape[1:3])
+        and has_dilated_gradient()
+    )
+
+
+def convolve(x, channels, size, stride=1, dilation=1, *, name):
+    """Convolution padded alike on both sides, also where the stride would make Keras pad one side only."""
+    padding = "same"
+    if stride > 1 and size > 1:
+        x = layers.ZeroPadding2D(size // 2, name=f"{name}-pad")(x)
+        padding = "valid"
+    return WideConv2D(channels, size, stride, padding, dilation_rate=dilation, use_bias=False, name=name)(x)

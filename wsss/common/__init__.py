@@ -1,0 +1,1 @@
+"""What every part of the package uses: constants, errors, command lines, files, TensorFlow's import."""

@@ -1,0 +1,194 @@
+"""The one place that opens paths: local ones, and every scheme that Beam knows (`gs://`, `s3://`, `hdfs://`).
+
+Local files go through the operating system; Apache Beam is imported for remote paths only, so that small
+programs start quickly. Nothing here imports TensorFlow.
+
+A write is atomic: the file appears whole under its name or not at all. Locally that takes a temporary
+neighbour and `os.replace`; an object store creates an object only when its upload is complete.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+
+from wsss.common.errors import UserError
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
+_UNFINISHED = ".unfinished"
+
+
+def is_remote(path):
+    """Whether `path` names a scheme (`gs://bucket/…`) rather than a local file."""
+    return _SCHEME.match(os.fspath(path)) is not None
+
+
+def join(base, *parts):
+    """Joins path parts with the separator of `base`'s file system."""
+    base = os.fspath(base)
+    if not is_remote(base):
+        return os.path.join(base, *parts)
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def escape(path):
+    """`path` with the characters that `list_files` takes for a pattern quoted."""
+    path = os.fspath(path)
+    scheme = _SCHEME.match(path)
+    start = scheme.end() if scheme else 0
+    return path[:start] + glob.escape(path[start:])
+
+
+def exists(path):
+    """Whether there is a file or a folder at `path`."""
+    path = os.fspath(path)
+    return _filesystems().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def list_files(pattern):
+    """The files (not folders) that match a glob pattern, sorted by name; `**` spans folders.
+
+    Names that begin with a dot are not matched by `*`, so that unfinished writes never are.
+    """
+    pattern = os.fspath(pattern)
+    if is_remote(pattern):
+        (result,) = _filesystems().match([pattern])
+        return sorted(entry.path for entry in result.metadata_list if not entry.path.endswith("/"))
+    return sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
+
+
+def remove(path):
+    """Removes a file; one that is not there is no error."""
+    path = os.fspath(path)
+    if is_remote(path):
+        if exists(path):
+            _filesystems().delete([path])
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def remove_tree(path):
+    """Removes a folder and all that is in it; one that is not there is no error."""
+    path = os.fspath(path)
+    if is_remote(path):
+        found = list_files(join(escape(path), "**"))
+        if found:
+            _filesystems().delete(found)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+
+
+def open_read(path):
+    """Opens a file for reading as a binary stream, never decompressed; use it as a context manager.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = os.fspath(path)
+    if not is_remote(path):
+        return open(path, "rb")
+    filesystems = _filesystems()
+    if not filesystems.exists(path):
+        raise FileNotFoundError(f"No such object: {path}.")
+    return filesystems.open(path, compression_type=_uncompressed())
+
+
+@contextlib.contextmanager
+def open_write(path):
+    """Opens a file for writing as a binary stream that appears under its name when the block succeeds.
+
+    Locally, missing folders are made. When the block raises, nothing is left, neither under `path` nor beside
+    it. A remote object is first collected here (in memory, beyond 64 MB on disk) and sent when complete:
+    a store's own stream would publish the half of it that was written before an error.
+    """
+    path = os.fspath(path)
+    if is_remote(path):
+        with tempfile.SpooledTemporaryFile(max_size=64 << 20) as stream:
+            yield stream
+            stream.seek(0)
+            with _filesystems().create(path, compression_type=_uncompressed()) as remote:
+                shutil.copyfileobj(stream, remote, 1 << 20)
+        return
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    temporary = os.path.join(folder, f".{name[:150]}.{uuid.uuid4().hex}{_UNFINISHED}")
+    try:
+        with open(temporary, "xb") as stream:
+            yield stream
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove_unfinished(folder):
+    """Removes the temporary files that a killed process left in a local folder (not in its sub-folders).
+
+    To be called only while nothing else writes there.
+    """
+    if not is_remote(folder):
+        for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".*{_UNFINISHED}")):
+            remove(path)
+
+
+def read_bytes(path):
+    """The content of a file."""
+    with open_read(path) as stream:
+        return stream.read()
+
+
+def read_text(path):
+    """The content of a UTF-8 file; a byte order mark is dropped."""
+    return read_bytes(path).decode("utf-8-sig")
+
+
+def read_json(path):
+    """The value in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file holds no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:  # also of bytes that are no text
+        raise UserError(f"{path} must hold JSON. Write it anew or remove it. Received: {error}.") from error
+
+
+def write_bytes(path, data):
+    """Writes a file atomically; missing local folders are made."""
+    with open_write(path) as stream:
+        stream.write(data)
+
+
+def write_text(path, text):
+    """Writes a UTF-8 file atomically, line ends as given."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path, value):
+    """Writes a JSON file atomically: sorted keys, indented by two, a newline at the end."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def copy(source, destination):
+    """Copies one file, between any two file systems; the copy appears atomically."""
+    with open_read(source) as reader, open_write(destination) as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def _filesystems():
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
+
+
+def _uncompressed():
+    from apache_beam.io.filesystem import CompressionTypes
+
+    return CompressionTypes.UNCOMPRESSED

@@ -1,0 +1,337 @@
+"""The format on disk: TFRecord shards with TFDS's metadata beside them.
+
+A record holds `image` (the encoded bytes as the user gave them), `image_id`, `labels` (0-based foreground
+classes), `height`, `width` and `orientation` (EXIF 1..8; the size is that of the upright image) and, where
+the collection has masks, `mask` (grey PNG: 0 background, 1..K class, 255 ignore).
+`tfds.builder_from_directory(directory)` opens it, and `open_collection` opens most image collections of TFDS.
+Neither TensorFlow nor TFDS is imported to read a record.
+"""
+
+import re
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.common.tf_import import import_tensorflow
+from wsss.data import images
+from wsss.data.tfrecord import decode_example, encode_example, read_records
+
+_INFO = "dataset_info.json"
+_SHARD = "{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+_ID_FEATURES = ("image_id", "image/id", "image/filename", "file_name", "filename", "id")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a collection.
+
+    Attributes:
+        image_id: str, unique in its collection.
+        image_bytes: the encoded image (JPEG, PNG, …), not rotated.
+        labels: tuple of int, the classes present, 0-based foreground, ascending.
+        height, width: pixels of the upright image.
+        orientation: EXIF orientation, 1..8, that `images.decode_image` undoes.
+        mask_bytes: grey PNG of the upright mask, or None.
+    """
+
+    image_id: str
+    image_bytes: bytes = field(repr=False)
+    labels: tuple
+    height: int
+    width: int
+    orientation: int = 1
+    mask_bytes: bytes | None = field(default=None, repr=False)
+
+    @cached_property
+    def image(self):
+        """uint8 RGB (height, width, 3), upright."""
+        return images.decode_image(self.image_bytes, self.orientation)
+
+    @cached_property
+    def mask(self):
+        """uint8 (height, width), 0 background, 1..K class, 255 ignore; None where the collection has none."""
+        return None if self.mask_bytes is None else images.decode_mask(self.mask_bytes)
+
+
+@dataclass(frozen=True)
+class RecordKeys:
+    """Which features of an example hold what. The defaults are those of our own shards."""
+
+    image: str = "image"
+    labels: str = "labels"
+    image_id: str | None = "image_id"
+    mask: str | None = "mask"
+    size: bool = True  # `height`, `width` and `orientation` are recorded
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection on disk: what is in it and where.
+
+    Attributes:
+        directory: folder or `gs://…` of the shards.
+        name: the collection's name, which begins the shards' names.
+        class_names: tuple of str, the foreground classes; class `i` is `i + 1` in a mask.
+        shard_lengths: dict of split to the tuple of its shards' numbers of records.
+        keys: where the records hold what.
+    """
+
+    directory: str
+    name: str
+    class_names: tuple
+    shard_lengths: dict
+    keys: RecordKeys = RecordKeys()
+
+    @property
+    def has_masks(self):
+        """Whether the records hold true masks."""
+        return self.keys.mask is not None
+
+    @property
+    def split_sizes(self):
+        """dict of split to its number of images."""
+        return {split: sum(lengths) for split, lengths in self.shard_lengths.items()}
+
+    def shard_paths(self, split):
+        """The files of a split, in order.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in self.shard_lengths:
+            known = ", ".join(self.shard_lengths)
+            raise UserError(f"{self.directory} has no split `{split}`. It has: {known}.")
+        return [
+            io.join(self.directory, shard_name(self.name, split, shard, len(self.shard_lengths[split])))
+            for shard in range(len(self.shard_lengths[split]))
+        ]
+
+    def parse(self, serialized, fallback_id=None):
+        """The `Record` in a serialised example of this collection; see `parse_example`."""
+        return parse_example(serialized, self.keys, fallback_id)
+
+    def read_shard(self, path):
+        """Yields the `Record`s of one shard, in order."""
+        base = path.rsplit("/", 1)[-1]
+        for index, serialized in enumerate(read_records(path)):
+            yield self.parse(serialized, fallback_id=f"{base}__{index}")
+
+    def read(self, split):
+        """Yields the `Record`s of a split, in order."""
+        for path in self.shard_paths(split):
+            yield from self.read_shard(path)
+
+
+def shard_name(name, split, shard, shards):
+    """File name of a shard, as TFDS has it."""
+    return _SHARD.format(name=name, split=split, shard=shard, shards=shards)
+
+
+def format_example(record):
+    """Serialises a `Record`; equal records give equal bytes."""
+    features = {
+        "image": record.image_bytes,
+        "image_id": record.image_id.encode(),
+        "labels": record.labels,
+        "height": record.height,
+        "width": record.width,
+        "orientation": record.orientation,
+    }
+    if record.mask_bytes is not None:
+        features["mask"] = record.mask_bytes
+    return encode_example(features)
+
+
+def parse_example(serialized, keys=None, fallback_id=None):
+    """The `Record` in a serialised example.
+
+    Args:
+        serialized: bytes of a `tf.train.Example`.
+        keys: `RecordKeys`; None takes those of our own shards, the mask where there is one.
+        fallback_id: the id where the examples hold none.
+
+    Raises:
+        ValueError: the bytes are no example, or lack a feature.
+    """
+    features = decode_example(serialized)
+    if keys is None:
+        keys = RecordKeys(mask="mask" if "mask" in features else None)
+    missing = [key for key in (keys.image, keys.image_id, keys.mask) if key and not features.get(key)]
+    if missing:
+        raise ValueError(
+            f"The example lacks the feature `{missing[0]}`. It has: {', '.join(sorted(features))}."
+        )
+    image_bytes = features[keys.image][0]
+    image_id = _text(features[keys.image_id][0]) if keys.image_id else fallback_id
+    if image_id is None:
+        raise ValueError("The examples hold no id; pass `fallback_id`.")
+    if keys.size:
+        height, width, orientation = (features[key][0] for key in ("height", "width", "orientation"))
+    else:  # TFDS reads pixels as they are stored, and so are its masks
+        (height, width), orientation = images.stored_size(image_bytes), 1
+    return Record(
+        image_id=image_id,
+        image_bytes=image_bytes,
+        labels=tuple(sorted({label for label in features.get(keys.labels, ()) if label >= 0})),
+        height=height,
+        width=width,
+        orientation=orientation,
+        mask_bytes=features[keys.mask][0] if keys.mask else None,
+    )
+
+
+def open_collection(data):
+    """Opens a collection.
+
+    Args:
+        data: a folder or `gs://…` that `wsss.prepare` (or TFDS) wrote, or the name of a TFDS data set that
+            lies in TFDS's own folder, with features `image` and `labels` (or `label`).
+
+    Returns:
+        `Collection`.
+
+    Raises:
+        UserError: there is none, or one that we cannot read.
+    """
+    directory = str(data).rstrip("/") or "/"
+    if not io.exists(io.join(directory, _INFO)):
+        directory = _tfds_directory(str(data))
+    info = io.read_json(io.join(directory, _INFO))
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise UserError(f"{data} is stored as {info['fileFormat']}; only TFDS's `tfrecord` format is read.")
+    features = io.read_json(io.join(directory, "features.json"))["featuresDict"]["features"]
+    keys = _find_keys(features, data)
+    return Collection(
+        directory=directory,
+        name=info["name"],
+        class_names=_class_names(directory, keys.labels, features[keys.labels]),
+        shard_lengths={
+            split["name"]: tuple(int(length) for length in split["shardLengths"])
+            for split in info["splits"]
+            if split.get("shardLengths")
+        },
+        keys=keys,
+    )
+
+
+def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, has_masks, description=""):
+    """Writes TFDS's metadata beside the shards; with it the collection is complete.
+
+    Args:
+        directory: folder or `gs://…` of the shards.
+        name: lower-case identifier that begins the shards' names.
+        class_names: the foreground classes.
+        shard_lengths: dict of split to its shards' numbers of records.
+        split_bytes: dict of split to the bytes in its records.
+        has_masks: whether the records hold masks.
+        description: a line about the collection.
+
+    Returns:
+        The `Collection`.
+    """
+    import_tensorflow()
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
+
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "image_id": tfds.features.Text(),
+        "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),
+        "height": np.int32,
+        "width": np.int32,
+        "orientation": np.int32,
+    }
+    if has_masks:
+        features["mask"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+    with tempfile.TemporaryDirectory() as scratch:
+        info = tfds.core.DatasetInfo(
+            builder=DatasetIdentity(
+                name=name, version=tfds.core.Version("1.0.0"), data_dir=scratch, module_name=""
+            ),
+            description=description,
+            features=tfds.features.FeaturesDict(features),
+        )
+        info.set_file_format("tfrecord")
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        info.set_splits(
+            tfds.core.SplitDict(
+                [
+                    tfds.core.SplitInfo(
+                        name=split,
+                        shard_lengths=list(lengths),
+                        num_bytes=split_bytes[split],
+                        filename_template=tfds.core.ShardedFileTemplate(
+                            template=template,
+                            data_dir=scratch,
+                            dataset_name=name,
+                            split=split,
+                            filetype_suffix="tfrecord",
+                        ),
+                    )
+                    for split, lengths in shard_lengths.items()
+                ]
+            )
+        )
+        info.write_to_directory(scratch)
+        written = io.list_files(io.join(scratch, "*"))
+        for path in sorted(written, key=lambda path: path.endswith(_INFO)):  # what marks completion is last
+            io.copy(path, io.join(directory, path.rsplit("/", 1)[-1]))
+    return open_collection(directory)
+
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _tfds_directory(name):
+    """Folder of a TFDS data set that is on this machine (or in its bucket)."""
+    if io.is_remote(name) or io.exists(name) or not re.fullmatch(r"\w+(/[\w.\-]+)*(:[\w.]+)?", name):
+        raise UserError(
+            f"No collection at {name}: there is no {_INFO}. `python -m wsss.prepare` makes one from images."
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise UserError(
+            f"`{name}` is neither a folder with a collection nor a data set of TFDS. "
+            "`python -m wsss.prepare` makes a collection from your images."
+        ) from error
+    directory = str(builder.data_dir)
+    if not io.exists(io.join(directory, _INFO)):
+        raise UserError(
+            f"The TFDS data set `{name}` is not in {directory}. Fetch it once: "
+            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()\""
+        )
+    return directory
+
+
+def _find_keys(features, data):
+    labels = next((key for key in ("labels", "label") if _class_label(features.get(key, {}))), None)
+    if "image" not in features.get("image", {}) or labels is None:
+        raise UserError(
+            f"{data} lacks an `image` or class `labels`. Its features are: {', '.join(sorted(features))}."
+        )
+    size = all(key in features for key in ("height", "width", "orientation"))
+    return RecordKeys(
+        labels=labels,
+        image_id=next((key for key in _ID_FEATURES if key in features), None),
+        mask="mask" if "image" in features.get("mask", {}) else None,
+        size=size,
+    )
+
+
+def _class_label(feature):
+    """The `classLabel` part of a feature that is one, or a sequence of them; else None."""
+    return feature.get("sequence", {}).get("feature", feature).get("classLabel")
+
+
+def _class_names(directory, key, feature):
+    path = io.join(directory, f"{key}.labels.txt")
+    if io.exists(path):
+        return tuple(line.strip() for line in io.read_text(path).splitlines() if line.strip())
+    return tuple(str(index) for index in range(int(_class_label(feature)["numClasses"])))

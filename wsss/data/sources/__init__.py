@@ -1,0 +1,1 @@
+"""Collections on disk: folders with tables, Pascal VOC and COCO."""

@@ -1,0 +1,1 @@
+"""Class activation maps and pairwise affinities from trained models."""

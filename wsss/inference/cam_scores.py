@@ -1,0 +1,142 @@
+"""From the CAMs of one image at several scales to scores and a mask; pure NumPy, no Keras.
+
+Only the classes that the image holds are ever up-sampled: the scores of an absent class are zero by
+definition, which is exact.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsss.ops.interpolation import interpolation_matrix, upsampling_matrix
+
+
+def scaled_size(size, scale):
+    """Size `(height, width)` of an image at a scale: rounded half to even as published, at least 1."""
+    return tuple(max(1, round(side * scale)) for side in size)
+
+
+def merge_scales(cams: Sequence[np.ndarray], scaled_sizes: Sequence[tuple[int, int]], size: tuple[int, int]):
+    """Sums the CAMs of several scales at the image's own size.
+
+    The published loop resizes each scale's map and each mirrored map twice, for all classes. Interpolation is
+    linear and commutes with mirroring, so here a scale comes as one sum over its mirrors, at feature
+    resolution, and all scales together are a single matrix product a class.
+
+    Args:
+        cams: one float array `(classes, h, w)` a scale: the map of the image plus the flipped-back map of its
+            mirror, at feature resolution.
+        scaled_sizes: `(height, width)` of the image at each scale, as the network saw it.
+        size: `(height, width)` of the result.
+
+    Returns:
+        float32 array `(classes, height, width)`.
+    """
+    height, width = size
+    classes = len(cams[0])
+    rows, columns = [], []
+    for cam, (scaled_height, scaled_width) in zip(cams, scaled_sizes, strict=True):
+        cam = np.asarray(cam, np.float32)
+        rows.append(upsampling_matrix(height, scaled_height, cam.shape[1]) @ cam)
+        columns.append(upsampling_matrix(width, scaled_width, cam.shape[2]))
+    if not classes:
+        return np.zeros((0, height, width), np.float32)
+    return np.concatenate(rows, axis=2) @ np.concatenate(columns, axis=1).T
+
+
+def normalize_scores(summed, epsilon=1e-5):
+    """Scores in [0, 1] from summed CAMs: negative values cut, then each class stretched from its minimum to
+    its maximum.
+
+    Pixels within `epsilon` of the minimum become zero, where the published code lets them be slightly
+    negative (a class that is zero everywhere: -1); no threshold in [0, 1] tells the difference.
+
+    Args:
+        summed: float array `(classes, height, width)`.
+        epsilon: > 0, absolute.
+
+    Returns:
+        float32 array of the same shape, in [0, 1].
+    """
+    rectified = np.maximum(summed, 0, dtype=np.float32)
+    low = rectified.min(axis=(1, 2), keepdims=True)
+    high = rectified.max(axis=(1, 2), keepdims=True)
+    scores = np.maximum(rectified - low - np.float32(epsilon), 0, out=rectified)
+    scores /= high - low + np.float32(epsilon)
+    return scores
+
+
+def background_scores(scores, threshold=None, alpha=None):
+    """Score of the background at each pixel: a constant, or `(1 - max_c scores_c) ** alpha`.
+
+    Source of the second: Ahn & Kwak, CVPR 2018, section 3.1.
+
+    Args:
+        scores: float array `(classes, height, width)`, each in [0, 1].
+        threshold: the constant, in [0, 1].
+        alpha: > 0; the larger, the less background. Exactly one of the two is given.
+
+    Returns:
+        float32 array `(height, width)`.
+
+    Raises:
+        ValueError: both or neither are given.
+    """
+    if (threshold is None) == (alpha is None):
+        raise ValueError(
+            f"Give either `threshold` or `alpha`. Received: threshold={threshold}, alpha={alpha}."
+        )
+    shape = scores.shape[1:]
+    if alpha is None:
+        return np.full(shape, threshold, np.float32)
+    strongest = scores.max(axis=0) if len(scores) else np.zeros(shape, np.float32)
+    return (1 - strongest).astype(np.float32) ** np.float32(alpha)
+
+
+def mask_from_scores(scores, keys, background):
+    """The label of the highest score at each pixel; ties go to the background, then to the smaller class.
+
+    Args:
+        scores: float array `(classes, height, width)`.
+        keys: 0-based class ids of the rows of `scores`, ascending; the mask holds `key + 1`.
+        background: float array `(height, width)`.
+
+    Returns:
+        uint8 array `(height, width)`, 0 = background.
+    """
+    labels = np.concatenate([[0], np.asarray(keys, np.int64) + 1]).astype(np.uint8)
+    return labels[np.concatenate([background[None], scores]).argmax(axis=0)]
+
+
+def mean_of_cells(scores, cells):
+    """Scores on a coarser grid: the mean over each square cell, with zeros beyond the right and bottom edge.
+
+    Args:
+        scores: float array `(classes, height, width)`.
+        cells: `(h, w)` of the grid; a cell has `ceil(height / h)` by `ceil(width / w)` pixels.
+
+    Returns:
+        float32 array `(classes, h, w)`.
+    """
+    (height, width), (h, w) = scores.shape[1:], cells
+    rows, columns = -(-height // h), -(-width // w)
+    padded = np.zeros((len(scores), h * rows, w * columns), np.float32)
+    padded[:, :height, :width] = scores
+    return padded.reshape(len(scores), h, rows, w, columns).mean(axis=(2, 4))
+
+
+def enlarge_cells(scores, size):
+    """Undoes `mean_of_cells` up to its blur: half-pixel bilinear interpolation, cut to the image.
+
+    Args:
+        scores: float array `(classes, h, w)`.
+        size: `(height, width)` of the image.
+
+    Returns:
+        float32 array `(classes, height, width)`.
+    """
+    rows, columns = (
+        interpolation_matrix(cells * -(-pixels // cells), cells)[:pixels].astype(np.float32)
+        for pixels, cells in zip(size, scores.shape[1:], strict=True)
+    )
+    return np.ascontiguousarray(rows @ scores @ columns.T)

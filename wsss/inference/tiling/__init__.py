@@ -1,0 +1,1 @@
+"""Inference with bounded activation memory, for machines without an accelerator."""

@@ -1,1 +1,0 @@
-"""What the program of pseudo labels is made of: options, the trained run, the job."""

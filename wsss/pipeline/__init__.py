@@ -1,0 +1,1 @@
+"""The Apache Beam pipeline that writes pseudo labels."""

@@ -1,0 +1,109 @@
+"""The folder of pseudo labels: what lies where, how an id becomes a file name, how scores are stored."""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from urllib.parse import unquote
+
+import numpy as np
+
+from wsss.common import io
+
+_SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f]')
+MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
+TOP_FILES = (
+    "options.json",
+    "threshold.json",
+    "errors.jsonl",
+    "summary.json",
+    "metrics.json",
+    "report.html",
+    "dataset_info.json",
+    "features.json",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in an output folder lies what.
+
+    Attributes:
+        root: the output folder, local or remote.
+    """
+
+    root: str
+
+    def mask(self, image_id):
+        """Palette PNG: 0 background, 1..K class."""
+        return io.join(self.root, MASKS, f"{file_name(image_id)}.png")
+
+    def scores(self, image_id):
+        """`.npz` of `scores`, float16 `(classes, height, width)`, and `keys`, their 0-based classes."""
+        return io.join(self.root, SCORES, f"{file_name(image_id)}.npz")
+
+    def preview(self, image_id):
+        """PNG: image, strongest score, mask and, where known, truth, side by side."""
+        return io.join(self.root, PREVIEWS, f"{file_name(image_id)}.png")
+
+    def manifest(self, shard):
+        """What came of a shard; once it is there, the shard is done."""
+        return io.join(self.root, MANIFESTS, f"{shard}.json")
+
+    def path(self, name):
+        """A file at the top."""
+        return io.join(self.root, name)
+
+    def read_manifests(self):
+        """Dict of shard to its manifest, for all shards that are done."""
+        paths = self._list(MANIFESTS, "*.json")
+        with ThreadPoolExecutor(16) as pool:  # remote files take their time, not ours
+            manifests = list(pool.map(io.read_json, paths))
+        return {manifest["shard"]: manifest for manifest in manifests}
+
+    def clear(self):
+        """Removes what a former run wrote, the manifests first, and nothing else."""
+        for pattern in (
+            (MANIFESTS, "*.json"),
+            *((name,) for name in (*TOP_FILES, "*.tfrecord-*-of-*", "*.labels.txt")),
+            *((folder, "**") for folder in (MASKS, SCORES, PREVIEWS)),
+        ):
+            for path in self._list(*pattern):
+                io.remove(path)
+
+    def remove_unfinished(self):
+        """Removes the temporary files that a killed run left in a local folder."""
+        if not io.is_remote(self.root):
+            for folder, _, _ in os.walk(self.root):
+                io.remove_unfinished(folder)
+
+    def _list(self, *pattern):
+        return tuple(io.list_files(io.join(io.escape(self.root), *pattern)))
+
+
+def file_name(image_id):
+    """A relative path for an image id: `/` makes folders, what file systems treat specially is quoted.
+
+    Different ids give different names, and `image_id_of` undoes it.
+    """
+    parts = (_SPECIAL.sub(lambda found: f"%{ord(found[0]):02X}", part) for part in image_id.split("/"))
+    return "/".join("%2E" + part[1:] if part.startswith(".") else part or "%2F" for part in parts)
+
+
+def image_id_of(name):
+    """The image id that `file_name` gave this name."""
+    return "/".join("" if part == "%2F" else unquote(part) for part in name.split("/"))
+
+
+def encode_scores(scores, keys):
+    """Bytes of an `.npz` with `scores` as float16 and `keys`; equal arrays give equal bytes."""
+    stream = BytesIO()
+    np.savez_compressed(stream, scores=scores.astype(np.float16), keys=np.asarray(keys, np.int32))
+    return stream.getvalue()
+
+
+def decode_scores(data):
+    """`(scores, keys)` from `encode_scores`: float32 `(classes, height, width)` and int `(classes,)`."""
+    with np.load(BytesIO(data)) as arrays:
+        return arrays["scores"].astype(np.float32), arrays["keys"]

@@ -1,0 +1,1 @@
+"""The pipeline's PTransforms, one module a stage."""

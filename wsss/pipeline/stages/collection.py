@@ -1,0 +1,214 @@
+"""Making shards of a user's collection: plan, check, write.
+
+The unit of work is an output shard. What belongs in it is written down beforehand as a JSON file, a plan, so
+that the graph carries names only, and what came of it afterwards as another, so that the program knows it on
+any runner. A shard is written by one call, atomically: a repeated one writes the same bytes again.
+"""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+
+import apache_beam as beam
+import numpy as np
+
+from wsss.common import io
+from wsss.data.dataset import format_example, open_collection, shard_name
+from wsss.data.images import BadImage
+from wsss.data.sources.base import Item, Problem
+from wsss.data.sources.folder import hash_fraction, make_record
+from wsss.data.tfrecord import write_records
+from wsss.pipeline import progress
+
+_THREADS = 8
+_CHUNK = 32  # images read ahead, which bounds memory
+_PLAN, _RESULT = ".plan.json", ".result.json"
+
+
+@dataclass
+class ShardResult:
+    """What came of one shard.
+
+    Attributes:
+        split: str.
+        path: str, the shard's file.
+        count: int, records in it.
+        size: int, bytes in them.
+        without_mask: int, records whose mask is 255 throughout.
+        class_images: dict of class (as str, for JSON) to the number of records that it labels.
+        class_pixels: dict of the mask's number (as str) to that of pixels.
+        problems: list of `Problem`.
+    """
+
+    split: str
+    path: str
+    count: int = 0
+    size: int = 0
+    without_mask: int = 0
+    class_images: Counter = field(default_factory=Counter)
+    class_pixels: Counter = field(default_factory=Counter)
+    problems: list = field(default_factory=list)
+
+
+class WriteShards(beam.PTransform):
+    """Paths of plans in; writes their shards, and what came of each beside its plan."""
+
+    def expand(self, plans):
+        return plans | beam.Reshuffle() | beam.Map(write_shard)
+
+
+def plan_items(source, directory, name, shards, max_pixels):
+    """Writes the plans of a listed collection.
+
+    Args:
+        source: `Source`.
+        directory: where the shards are to be.
+        name: the collection's name.
+        shards: int, shards in a split, or None for about 500 images in each.
+        max_pixels: int, the largest area of an image.
+
+    Returns:
+        The plans' paths.
+    """
+    of_split = {}
+    for item in sorted(source.items, key=lambda item: (hash_fraction(item.image_id), item.image_id)):
+        of_split.setdefault(item.split, []).append(item)
+    paths = []
+    for split, items in sorted(of_split.items()):
+        count = min(shards or max(-(-len(items) // 500), min(8, -(-len(items) // 32))), len(items))
+        for shard, members in enumerate(np.array_split(np.arange(len(items)), count)):
+            plan = {
+                "split": split,
+                "output": io.join(directory, shard_name(name, split, shard, count)),
+                "classes": len(source.class_names),
+                "has_masks": source.has_masks,
+                "max_pixels": max_pixels,
+                "items": [items[index] for index in members],
+            }
+            paths.append(_write_plan(directory, plan))
+    return paths
+
+
+def plan_collection(collection, directory, name, max_pixels):
+    """Writes the plans of an opened (TFDS) collection, shard for shard; returns their paths."""
+    paths = []
+    for split in collection.shard_lengths:
+        sources = collection.shard_paths(split)
+        for shard, path in enumerate(sources):
+            plan = {
+                "split": split,
+                "output": io.join(directory, shard_name(name, split, shard, len(sources))),
+                "classes": len(collection.class_names),
+                "has_masks": collection.has_masks,
+                "max_pixels": max_pixels,
+                "collection": collection.directory,
+                "shard": path,
+            }
+            paths.append(_write_plan(directory, plan))
+    return paths
+
+
+def write_shard(plan_path):
+    """Carries out one plan: reads and checks its images, writes the shard and the `ShardResult`."""
+    plan = io.read_json(plan_path)
+    result = ShardResult(plan["split"], plan["output"])
+    found = _read_collection(plan) if "collection" in plan else _read_items(plan)
+    result.count, result.size = write_records(plan["output"], _count(found, result))
+    io.write_json(plan_path.removesuffix(_PLAN) + _RESULT, vars(result))
+
+
+def read_results(plan_paths):
+    """The `ShardResult`s of plans that were carried out, in order."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        contents = pool.map(io.read_json, [path.removesuffix(_PLAN) + _RESULT for path in plan_paths])
+        results = [ShardResult(**content) for content in contents]
+    for result in results:
+        result.problems = [Problem(*problem) for problem in result.problems]
+        result.class_images, result.class_pixels = Counter(result.class_images), Counter(result.class_pixels)
+    return results
+
+
+def plans_folder(directory):
+    """Where the plans of a collection in `directory` are while it is made."""
+    return io.join(directory, ".plan")
+
+
+def _write_plan(directory, plan):
+    path = io.join(plans_folder(directory), plan["output"].rsplit("/", 1)[-1] + _PLAN)
+    io.write_json(path, plan)
+    return path
+
+
+def _count(found, result):
+    """Serialises the records among what was found, and keeps count of all."""
+    for record in found:
+        progress.tick()
+        if isinstance(record, Problem):
+            result.problems.append(record)
+            continue
+        result.class_images.update(str(label) for label in record.labels)
+        if record.mask_bytes is not None:
+            numbers, pixels = np.unique(record.mask, return_counts=True)
+            result.class_pixels.update(dict(zip(map(str, numbers), map(int, pixels))))
+            result.without_mask += numbers.tolist() == [255]
+        yield format_example(record)
+
+
+def _read_items(plan):
+    items = [Item(*item) for item in plan["items"]]
+    with ThreadPoolExecutor(_THREADS) as pool:  # Pillow decodes outside of Python's lock
+        for begin in range(0, len(items), _CHUNK):
+            yield from pool.map(lambda item: _load(item, plan), items[begin : begin + _CHUNK])
+
+
+def _load(item, plan):
+    """The `Record` of an item, or the `Problem` why there is none."""
+    mask_bytes = None
+    try:
+        stage, remedy = "image", "Add the file, or drop it from the list."
+        image_bytes = io.read_bytes(item.image)
+        if isinstance(item.mask, str):
+            stage, remedy = "mask", "Add the file."
+            mask_bytes = io.read_bytes(item.mask)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        return Problem(item.image_id, stage, reason, f"No file can be read for the {stage}.", remedy)
+    return _check(item, image_bytes, mask_bytes, plan)
+
+
+def _check(item, image_bytes, mask_bytes, plan):
+    try:
+        return make_record(
+            item,
+            image_bytes,
+            mask_bytes,
+            classes=plan["classes"],
+            has_masks=plan["has_masks"],
+            max_pixels=plan["max_pixels"],
+        )
+    except BadImage as error:
+        stage = "mask" if error.reason.startswith("mask") else "image"
+        return Problem(item.image_id, stage, error.reason, error.detail, error.remedy)
+
+
+def _read_collection(plan):
+    try:
+        for record in open_collection(plan["collection"]).read_shard(plan["shard"]):
+            item = Item(record.image_id, plan["split"], record.labels, "")
+            yield _check(item, record.image_bytes, record.mask_bytes, plan)
+    except ValueError as error:  # no record can be read behind a damaged one
+        name = plan["shard"].rsplit("/", 1)[-1]
+        yield Problem(name, "table", "corrupt", f"{error}", "Fetch the data set again.")
+
+
+def total_counts(results):
+    """`(class_images, class_pixels)` over all shards, as `Counter`s with int keys."""
+    totals = []
+    for name in ("class_images", "class_pixels"):
+        pairs = chain.from_iterable(getattr(result, name).items() for result in results)
+        total = Counter()
+        for key, value in pairs:
+            total[int(key)] += value
+        totals.append(total)
+    return tuple(totals)

@@ -1,0 +1,228 @@
+"""Reading a collection, or a plain folder of images, shard by shard into batches of like-shaped images."""
+
+import hashlib
+import itertools
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.data.dataset import Collection, Record, open_collection
+from wsss.data.images import BadImage, inspect_image, is_image
+from wsss.data.tfrecord import read_records
+from wsss.pipeline.failures import FAILURES, Failure, reason
+
+
+class Item(NamedTuple):
+    """One image on its way through the pipeline.
+
+    Attributes:
+        shard: name of the shard that it belongs to.
+        record: the image, still encoded, and what is known about it.
+        preview: whether a picture of the result is wanted.
+    """
+
+    shard: str
+    record: Record
+    preview: bool
+
+
+@dataclass(frozen=True)
+class InputShard:
+    """The unit of work: one TFRecord file of a collection, or some images of a folder.
+
+    Attributes:
+        name: unique in the job, such as `train-00000-of-00010`.
+        source: what tells whether the shard is still the one that was worked on before.
+        images: number of images in it.
+        record_path: the TFRecord file, or None.
+        image_paths: of a folder, `(image_id, path)` each.
+        previews: positions in the shard of the images of which pictures are wanted.
+        limit: number of images, the first ones, that are read; None reads all.
+    """
+
+    name: str
+    source: str
+    images: int
+    record_path: str | None = None
+    image_paths: tuple[tuple[str, str], ...] = ()
+    previews: tuple[int, ...] = ()
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from.
+
+    Attributes:
+        shards: the units of work, in order.
+        collection: the collection, or None for a plain folder, of which neither labels nor masks are known.
+    """
+
+    shards: tuple[InputShard, ...]
+    collection: Collection | None = None
+
+
+def open_source(data, split, *, images_per_shard=64, previews=0, leave_out=""):
+    """Lists the shards of a collection's split, or hashes the images of a folder into shards.
+
+    Args:
+        data: directory or `gs://…` of a collection, name of a TFDS data set, or a folder of images.
+        split: name of the split; for a folder of images it only names the shards.
+        images_per_shard: of a folder, how many images make a shard, about.
+        previews: number of images in all of which pictures are wanted; they are spaced evenly.
+        leave_out: a folder whose files are no images to be read, such as the output within the folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    is_folder = io.is_remote(data) or io.exists(data)  # a store knows no folders, only what is in them
+    if is_folder and not io.exists(io.join(data, "dataset_info.json")):
+        return Source(_folder_shards(data, split, images_per_shard, previews, leave_out))
+    collection = open_collection(data)
+    paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
+    wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
+    shards = tuple(
+        InputShard(
+            name=_shard_name(split, index, len(paths)),
+            source=f"{length} records",
+            images=length,
+            record_path=path,
+            previews=tuple(position - start for position in wanted if start <= position < start + length),
+        )
+        for index, (path, length, start) in enumerate(zip(paths, lengths, starts))
+    )
+    return Source(shards, collection)
+
+
+def sample(shards, images):
+    """The shards cut to about `images` images in all, spread evenly; empty ones are left out."""
+    limits = _spread(images, len(shards))
+    return [replace(shard, limit=limit) for shard, limit in zip(shards, limits, strict=True) if limit]
+
+
+class ReadBatches(beam.PTransform):
+    """Reads `InputShard`s into batches: tuples of at most `batch_size` `Item`s of one size.
+
+    Batches are formed here, in the order of the shard, and not by Beam: its batches depend on timing and on
+    the number of workers, and sums of floating-point numbers depend on the batch. So two runs give the same
+    bytes. Batches come out under the main tag, `Failure`s under `failures`. Other errors of a file system
+    than a missing file pass, so that the runner tries again: they are nothing about the image.
+    """
+
+    def __init__(self, collection, batch_size):
+        super().__init__()
+        self._collection, self._batch_size = collection, batch_size
+
+    def expand(self, shards):
+        read = beam.ParDo(_ReadShard(self._collection, self._batch_size))
+        return shards | read.with_outputs(FAILURES, main="batches")
+
+
+class _ReadShard(beam.DoFn):
+    def __init__(self, collection, batch_size):
+        self._collection, self._batch_size = collection, batch_size
+
+    def process(self, shard):
+        waiting = defaultdict(list)
+        for position, outcome in enumerate(itertools.islice(self._read(shard), shard.limit)):
+            if isinstance(outcome, Failure):
+                yield beam.pvalue.TaggedOutput(FAILURES, outcome)
+                continue
+            item = Item(shard.name, outcome, position in shard.previews)
+            batch = waiting[outcome.height, outcome.width]
+            batch.append(item)
+            if len(batch) == self._batch_size:
+                yield tuple(waiting.pop((outcome.height, outcome.width)))
+        yield from map(tuple, waiting.values())
+
+    def _read(self, shard) -> Iterator[Record | Failure]:
+        if shard.record_path is None:
+            return _read_images(shard)
+        return _read_collection(shard, self._collection)
+
+
+def _read_collection(shard, collection):
+    name = shard.record_path.rsplit("/", 1)[-1]
+    count = 0
+    try:
+        for serialized in read_records(shard.record_path):
+            image_id = f"{name}__{count}"
+            count += 1
+            try:
+                yield collection.parse(serialized, fallback_id=image_id)
+            except (ValueError, KeyError) as error:
+                yield Failure(shard.name, image_id, "read", reason(error))
+    except (FileNotFoundError, ValueError) as error:  # the rest of the file is lost: a line for each image
+        for index in range(count, shard.images):
+            yield Failure(shard.name, f"{name}__{index}", "read", reason(error))
+
+
+def _read_images(shard):
+    for image_id, path in shard.image_paths:
+        try:
+            data = io.read_bytes(path)
+            facts = inspect_image(data)
+            yield Record(image_id, data, (), facts.height, facts.width, facts.orientation)
+        except BadImage as error:
+            yield Failure(shard.name, image_id, "decode", reason(error))
+        except (FileNotFoundError, PermissionError) as error:
+            yield Failure(shard.name, image_id, "read", reason(error))
+
+
+def _folder_shards(folder, split, images_per_shard, previews, leave_out):
+    left_out = f"{str(leave_out).rstrip('/')}/" if leave_out else None
+    paths = [
+        path
+        for path in io.list_files(io.join(io.escape(folder), "**"))
+        if is_image(path) and not (left_out and path.startswith(left_out))
+    ]
+    if not paths:
+        raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
+    named = _name_images(folder, paths)
+    shards = -(-len(named) // images_per_shard)
+    members = [[] for _ in range(shards)]
+    for image_id, path in named:
+        members[zlib.crc32(image_id.encode()) % shards].append((image_id, path))
+    wanted = {named[position] for position in _spaced(previews, len(named))}
+    return tuple(
+        InputShard(
+            name=_shard_name(split, index, shards),
+            source=hashlib.sha256("\n".join(image_id for image_id, _ in each).encode()).hexdigest()[:16],
+            images=len(each),
+            image_paths=tuple(each),
+            previews=tuple(position for position, member in enumerate(each) if member in wanted),
+        )
+        for index, each in enumerate(members)
+    )
+
+
+def _name_images(folder, paths):
+    """`(image_id, path)`: the path in the folder, without its suffix unless two differ in that only."""
+    inside = [path[len(str(folder).rstrip("/")) + 1 :] for path in paths]
+    stems = [name.rsplit(".", 1)[0] for name in inside]
+    count = Counter(stems)
+    return [
+        (stem if count[stem] == 1 else name, path)
+        for name, stem, path in zip(inside, stems, paths, strict=True)
+    ]
+
+
+def _shard_name(split, index, count):
+    return f"{split}-{index:05d}-of-{count:05d}"
+
+
+def _spread(total, shards):
+    """Spreads a number of images evenly over shards."""
+    return [(index + 1) * total // shards - index * total // shards for index in range(shards)]
+
+
+def _spaced(wanted, images):
+    """Positions of at most `wanted` of so many images, evenly spaced."""
+    wanted = min(wanted, images)
+    return [(2 * index + 1) * images // (2 * wanted) for index in range(wanted)]

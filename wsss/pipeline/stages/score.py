@@ -1,0 +1,119 @@
+"""Counting: what came of the images of a shard, and how the masks compare with the truth."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import numpy as np
+
+from wsss.metrics import ThresholdSweep, confusion_matrix
+from wsss.pipeline.failures import Failure
+
+_MICRO = 1_000_000
+
+
+def _no_counts():
+    return np.zeros(2, np.int64)
+
+
+def _no_label_counts():
+    return np.zeros(256, np.int64)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts over some images. Everything is an integer: the order of addition does not change the sum.
+
+    Attributes:
+        images: number of images with a mask.
+        failures: what went wrong with the others.
+        class_pixels: int64 `(256,)`, pixels of each label in the masks.
+        class_images: int64 `(256,)`, images in whose mask a label is found.
+        present_scores: int64 `(2,)`: pairs of image and class that are labelled present, and the sum of the
+            classifier's scores for them, in millionths.
+        absent_scores: the same for those that are not.
+        confusion: int64 `(classes, classes + 1)`, see `wsss.metrics.confusion_matrix`; None without truth.
+        sweep: the `ThresholdSweep` of the scores; None as above.
+    """
+
+    images: int = 0
+    failures: tuple[Failure, ...] = ()
+    class_pixels: np.ndarray = field(default_factory=_no_label_counts)
+    class_images: np.ndarray = field(default_factory=_no_label_counts)
+    present_scores: np.ndarray = field(default_factory=_no_counts)
+    absent_scores: np.ndarray = field(default_factory=_no_counts)
+    confusion: np.ndarray | None = None
+    sweep: ThresholdSweep | None = None
+
+    def __add__(self, other):
+        pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in dataclasses.fields(self))
+        return Tally(*(a if b is None else b if a is None else a + b for a, b in pairs))
+
+    def state(self):
+        """The counts as plain lists and numbers, for JSON; see `from_state`."""
+        state = {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
+        state["failures"] = [failure._asdict() for failure in sorted(self.failures)]
+        state["sweep"] = None if self.sweep is None else self.sweep.state()
+        return state
+
+    @classmethod
+    def from_state(cls, state):
+        """The counts that `state` described."""
+        values = {key: _counts(value) for key, value in state.items() if key != "failures"}
+        values["failures"] = tuple(Failure(**failure) for failure in state["failures"])
+        values["sweep"] = None if state["sweep"] is None else ThresholdSweep.from_state(state["sweep"])
+        return cls(**values)
+
+
+def tally_image(scored, classes):
+    """The `Tally` of one image.
+
+    Args:
+        scored: `Scored` with a mask.
+        classes: number of classes with the background.
+    """
+    pixels = np.bincount(scored.mask.ravel(), minlength=256).astype(np.int64)
+    present = np.isin(np.arange(len(scored.classifier_scores)), scored.keys)
+    confusion = sweep = None
+    truth = scored.item.record.mask
+    if truth is not None:
+        confusion = confusion_matrix(truth, scored.mask, classes)
+        sweep = ThresholdSweep(classes)
+        sweep.update(scored.scores, scored.keys, truth)
+    return Tally(
+        images=1,
+        class_pixels=pixels,
+        class_images=(pixels > 0).astype(np.int64),
+        present_scores=_count_scores(scored.classifier_scores[present]),
+        absent_scores=_count_scores(scored.classifier_scores[~present]),
+        confusion=confusion,
+        sweep=sweep,
+    )
+
+
+class AddTallies(beam.CombineFn):
+    """Sums `Tally`s: associative and commutative, so a runner adds on the workers before it shuffles."""
+
+    def create_accumulator(self):
+        return Tally()
+
+    def add_input(self, accumulator, tally):
+        return accumulator + tally
+
+    def merge_accumulators(self, accumulators):
+        return sum(accumulators, Tally())
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+def _count_scores(scores):
+    return np.array([len(scores), np.round(scores.astype(np.float64) * _MICRO).sum()], np.int64)
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _counts(value):
+    return np.asarray(value, np.int64) if isinstance(value, list) else value

@@ -1,0 +1,99 @@
+"""Writing pseudo labels: files keyed by image id, each atomically, so that repeating a bundle is harmless."""
+
+from dataclasses import replace
+
+import apache_beam as beam
+import numpy as np
+
+from wsss.common import io
+from wsss.data.dataset import format_example
+from wsss.data.images import decode_image, encode_mask, voc_palette
+from wsss.data.tfrecord import write_records
+from wsss.pipeline import progress
+from wsss.pipeline.output import encode_scores
+from wsss.visualization import heat_map, overlay, side_by_side
+
+
+class WriteImages(beam.PTransform):
+    """Writes the mask of each `(Scored, Tally)`, and on request scores and picture; passes the pair on.
+
+    A file that cannot be written stops the job: that is nothing about the image.
+
+    Args:
+        layout: the `Layout`.
+        masks: whether masks are written as single PNGs.
+        scores: whether scores are written.
+    """
+
+    def __init__(self, layout, *, masks=True, scores=False):
+        super().__init__()
+        self._layout, self._masks, self._scores = layout, masks, scores
+
+    def expand(self, counted):
+        return counted | beam.Map(_write_image, self._layout, self._masks, self._scores)
+
+
+class WriteRecords(beam.PTransform):
+    """Writes one TFRecord file a shard, with the pseudo label in the place of the true mask.
+
+    Together with TFDS's metadata the files are a collection like the one that was read: a segmentation
+    network trains on it as on any other. Takes `(shards, pairs of Scored and Tally)`, gives `(shard, facts)`.
+
+    Args:
+        layout: the `Layout`.
+        file_names: dict of the shard's name to the name of the file.
+    """
+
+    def __init__(self, layout, file_names):
+        super().__init__()
+        self._layout, self._file_names = layout, file_names
+
+    def expand(self, inputs):
+        shards, counted = inputs
+        members = (
+            shards | "OpenFile" >> beam.Map(lambda shard: (shard.name, None)),  # a shard may end up empty
+            counted | "FormatRecord" >> beam.Map(_format),
+        )
+        return (
+            members
+            | beam.Flatten()
+            | "GroupByShard" >> beam.GroupByKey()
+            | "WriteFile" >> beam.Map(_write_file, self._layout, self._file_names)
+        )
+
+
+def _write_image(counted, layout, masks, scores):
+    scored = counted[0]
+    image_id = scored.item.record.image_id
+    if masks:
+        io.write_bytes(layout.mask(image_id), encode_mask(scored.mask, voc_palette()))
+    if scores:
+        io.write_bytes(layout.scores(image_id), encode_scores(scored.scores, scored.keys))
+    if scored.item.preview:
+        io.write_bytes(layout.preview(image_id), _preview(scored))
+    progress.tick()
+    return counted
+
+
+def _preview(scored):
+    record = scored.item.record
+    image = decode_image(record.image_bytes, record.orientation)
+    strongest = scored.scores.max(axis=0) if len(scored.keys) else np.zeros(image.shape[:2], np.float32)
+    pictures = [image, heat_map(image, strongest), overlay(image, scored.mask)]
+    if record.mask is not None:
+        pictures.append(overlay(image, record.mask))
+    return side_by_side(pictures)
+
+
+def _format(counted):
+    scored = counted[0]
+    record = replace(scored.item.record, labels=scored.keys, mask_bytes=encode_mask(scored.mask))
+    return scored.item.shard, (record.image_id, format_example(record))
+
+
+def _write_file(shard_and_members, layout, file_names):
+    shard, members = shard_and_members
+    path = io.join(layout.root, file_names[shard])
+    records = sorted(member for member in members if member is not None)
+    count, size = write_records(path, [serialized for _, serialized in records])
+    return shard, {"count": count, "bytes": size}

@@ -1,0 +1,86 @@
+"""How good a model is on a split: mean average precision of the classifier, mean IoU of the CAM."""
+
+import itertools
+
+import numpy as np
+
+from wsss.inference.cam_scores import background_scores, mask_from_scores, merge_scales, normalize_scores
+from wsss.inference.predictor import CamPredictor
+from wsss.metrics import ThresholdSweep, average_precision, mean_iou
+from wsss.visualization import heat_map, overlay
+
+PICTURE_SIDE = 160
+
+
+class Measure:
+    """Measures a model on a split of a collection, at one scale; called after each epoch.
+
+    Args:
+        collection: `Collection`.
+        split: its split.
+        limit: images looked at, the first ones of the split; 0 = all.
+        threshold: background score, in [0, 1], of the mean IoU and of the pictures.
+        cam: which map is read out, `refined_cam` or `cam`.
+        max_side: larger images are shrunk, pixels.
+    """
+
+    def __init__(self, collection, split, *, limit, threshold, cam, max_side=512):
+        self._collection, self._split, self._limit = collection, split, limit
+        self._threshold, self._cam, self._max_side = threshold, cam, max_side
+        self._predictor = None
+
+    def __call__(self, model):
+        """The figures: `map`, and where masks are known `miou`, `best_miou` and `best_threshold`."""
+        names = self._collection.class_names
+        sweep = ThresholdSweep(len(names) + 1, sorted({*(np.arange(60) / 100), self._threshold}))
+        predicted, truth = [], []
+        for record in itertools.islice(self._collection.read(self._split), self._limit or None):
+            scores, prediction = self._scores(model, record)
+            predicted.append(prediction.scores)
+            truth.append(np.isin(np.arange(len(names)), record.labels))
+            if record.mask is not None:
+                sweep.update(scores, record.labels, record.mask)
+        figures = {"map": float(np.nanmean(average_precision(np.array(predicted), np.array(truth))))}
+        if self._collection.has_masks:
+            best_threshold, best = sweep.best()
+            at = list(sweep.thresholds).index(self._threshold)
+            figures["miou"] = float(mean_iou(sweep.counts())[at])
+            figures["best_miou"], figures["best_threshold"] = best, best_threshold
+        return figures
+
+    def pictures(self, model, count=4):
+        """uint8 RGB `(count, height, width, 3)`: image, CAM of a class, mask, and truth where known."""
+        rows = []
+        records = (record for record in self._collection.read(self._split) if record.labels)
+        for record in itertools.islice(records, count):
+            image = record.image
+            scores, _ = self._scores(model, record)
+            mask = mask_from_scores(scores, record.labels, background_scores(scores, self._threshold))
+            tiles = [image, heat_map(image, scores[0]), overlay(image, mask)]
+            if record.mask is not None:
+                tiles.append(overlay(image, record.mask))
+            rows.append(np.concatenate([_square(tile) for tile in tiles], axis=1))
+        return np.stack(rows)
+
+    def _scores(self, model, record):
+        """CAM of the present classes `(classes, height, width)` in [0, 1], and the whole `Prediction`."""
+        if self._predictor is None:  # traced once for all epochs: it reads the model's live weights
+            self._predictor = CamPredictor(
+                model, scales=(1.0,), mirror=False, cam=self._cam, max_side=self._max_side, threads=1
+            )
+        image = record.image
+        (prediction,) = self._predictor.predict([image])
+        cams = [cam[list(record.labels)] for cam in prediction.cams]
+        merged = merge_scales(cams, prediction.scaled_sizes, image.shape[:2])
+        return normalize_scores(merged), prediction
+
+
+def _square(picture):
+    """The picture shrunk into a white square, without interpolation: pictures of all sizes share a shape."""
+    height, width = picture.shape[:2]
+    scale = PICTURE_SIDE / max(height, width)
+    rows = (np.arange(max(1, round(height * scale))) / scale).astype(int).clip(0, height - 1)
+    columns = (np.arange(max(1, round(width * scale))) / scale).astype(int).clip(0, width - 1)
+    square = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 255, np.uint8)
+    square[: len(rows), : len(columns)] = picture[rows[:, None], columns]
+    return square

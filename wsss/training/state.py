@@ -1,0 +1,73 @@
+"""The whole state of a training run in one file, so that a killed run goes on as if nothing had happened.
+
+Keras' own `BackupAndRestore` keeps weights and optimizer; the random state of the model and the running means
+of a part-done epoch are kept here as well, and the place in the data, hence the same final weights.
+"""
+
+import json
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+
+from wsss.common import io
+from wsss.common.errors import UserError
+
+
+class Progress(NamedTuple):
+    """How far a run is: `epoch` whole epochs are done, and `step` steps of the next one."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+def state_variables(model):
+    """Every variable that a training step reads or writes: weights, seeds, optimizer, running means."""
+    model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+
+
+def capture(model):
+    """The state as NumPy arrays; under a strategy all replicas must call it."""
+    return [np.asarray(variable.numpy()) for variable in state_variables(model)]
+
+
+def restore(model, arrays):
+    """Puts back what `capture` returned."""
+    for variable, array in zip(state_variables(model), arrays):
+        variable.assign(array)
+
+
+def is_finite(arrays):
+    """Whether no number in the state is NaN or infinite."""
+    return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+
+
+def save(path, arrays, progress):
+    """Writes state and progress to one file, atomically."""
+    stream = BytesIO()
+    header = np.frombuffer(json.dumps(progress._asdict()).encode(), np.uint8)
+    np.savez(stream, progress=header, **{f"variable_{i}": array for i, array in enumerate(arrays)})
+    io.write_bytes(path, stream.getvalue())
+
+
+def load(path, model):
+    """Reads a file of `save` into the model.
+
+    Returns:
+        The `Progress` that was saved.
+
+    Raises:
+        UserError: the file holds the state of another model.
+    """
+    with np.load(BytesIO(io.read_bytes(path))) as archive:
+        arrays = [archive[f"variable_{i}"] for i in range(len(archive.files) - 1)]
+        progress = Progress(**json.loads(archive["progress"].tobytes()))
+    shapes = [tuple(variable.shape) for variable in state_variables(model)]
+    if shapes != [array.shape for array in arrays]:
+        raise UserError(
+            f"The checkpoint {path} holds the state of another model. "
+            "Train into another folder with --output, or start anew with --resume never."
+        )
+    restore(model, arrays)
+    return progress

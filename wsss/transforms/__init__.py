@@ -1,1 +1,0 @@
-"""Beam PTransforms: read, predict, refine, write, score."""

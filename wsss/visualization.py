@@ -1,0 +1,58 @@
+"""Pictures a person can look at: masks and scores over the image."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from wsss.common.constants import IGNORE
+from wsss.data.images import voc_palette
+
+
+def overlay(image, mask, opacity=0.6):
+    """The image with every label but the background tinted in its colour; ignored pixels turn white.
+
+    Args:
+        image: uint8 `(height, width, 3)`.
+        mask: uint8 `(height, width)`.
+        opacity: of the tint, in [0, 1].
+    """
+    colours = voc_palette().astype(np.float32)
+    colours[IGNORE] = 255
+    tint = np.where(mask == 0, 0, opacity)[..., None].astype(np.float32)
+    return (image * (1 - tint) + colours[mask] * tint + 0.5).astype(np.uint8)
+
+
+def heat_map(image, scores, opacity=0.6):
+    """The image under a map of scores, from blue (0) over green and yellow to red (1).
+
+    Args:
+        image: uint8 `(height, width, 3)`.
+        scores: float `(height, width)` in [0, 1].
+        opacity: of the map, in [0, 1].
+    """
+    centres = np.array([0.75, 0.5, 0.25], np.float32)  # where red, green and blue are brightest
+    heat = np.clip(1.5 - np.abs(np.clip(scores, 0, 1)[..., None] - centres) * 4, 0, 1) * 255
+    return (image * (1 - opacity) + heat * opacity + 0.5).astype(np.uint8)
+
+
+def side_by_side(pictures, height=160, gap=4):
+    """PNG bytes of several pictures in a row, each scaled to one height.
+
+    Args:
+        pictures: uint8 `(height, width, 3)` each.
+        height: in pixels.
+        gap: white pixels between two.
+    """
+    tiles = []
+    for picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        tiles.append(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    strip = Image.new("RGB", (sum(tile.width for tile in tiles) + gap * (len(tiles) - 1), height), "white")
+    left = 0
+    for tile in tiles:
+        strip.paste(tile, (left, 0))
+        left += tile.width + gap
+    stream = io.BytesIO()
+    strip.save(stream, "PNG")
+    return stream.getvalue()
