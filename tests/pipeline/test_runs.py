@@ -20,6 +20,19 @@ def test_two_runs_give_the_same_bytes(labels, run, tmp_path):
     assert tree(tmp_path) == tree(labels)
 
 
+@pytest.mark.parametrize("output_format", ["png", "tfrecord"])
+def test_waves_and_resumed_waves_give_the_bytes_of_one_wave(run, tmp_path, output_format):
+    flags = ("--output_format", output_format)
+    assert label(tmp_path / "one", run, *flags) == 0
+    waves = tmp_path / "waves"
+    assert label(waves, run, *flags, "--images_per_wave", "4") == 0
+    assert tree(waves) == tree(tmp_path / "one")
+    for index in (0, 2):
+        (waves / "manifests" / f"train-{index:05d}-of-00003.json").unlink()
+    assert label(waves, run, *flags, "--images_per_wave", "4") == 0
+    assert tree(waves) == tree(tmp_path / "one")
+
+
 def test_a_second_run_skips_what_is_done(labels, run, capsys):
     before = {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
     content = tree(labels)

@@ -55,20 +55,24 @@ def make_pseudo_labels(options, run, beam_argv=()):
     if threshold == "auto":
         threshold = _choose_threshold(source, layout, handler, options, beam_argv)
         print(f"Background threshold chosen from the images: {threshold:.2f}.")
-    label = LabelShards(
-        source.collection,
-        layout,
-        handler,
-        image_labels=options.image_labels,
-        label_threshold=options.label_threshold,
-        stages=_stages(options, threshold, affinity),
-        classes=len(class_names) + 1,
-        record_files=_record_files(source, options) if options.output_format == "tfrecord" else None,
-        save_scores=options.save_scores,
-        batch_size=options.max_batch_size,
-        reshuffle=not (is_local(beam_argv) or {"pamr", "walk"} & set(options.refine)),
-    )
-    _run_waves(todo, label, options, beam_argv)
+
+    def make_label():
+        """A `LabelShards`; Beam binds a transform to the pipeline that it is first applied in."""
+        return LabelShards(
+            source.collection,
+            layout,
+            handler,
+            image_labels=options.image_labels,
+            label_threshold=options.label_threshold,
+            stages=_stages(options, threshold, affinity),
+            classes=len(class_names) + 1,
+            record_files=_record_files(source, options) if options.output_format == "tfrecord" else None,
+            save_scores=options.save_scores,
+            batch_size=options.max_batch_size,
+            reshuffle=not (is_local(beam_argv) or {"pamr", "walk"} & set(options.refine)),
+        )
+
+    _run_waves(todo, make_label, options, beam_argv)
     results = write_results(layout, source, settings, threshold)
     return _report(results, options)
 
@@ -87,7 +91,7 @@ def _open_affinity(options):
     return run
 
 
-def _run_waves(todo, label, options, beam_argv):
+def _run_waves(todo, make_label, options, beam_argv):
     """Runs the graph on the shards, as many at a time as a wave holds, and shows how far it is."""
     import apache_beam as beam
 
@@ -98,7 +102,7 @@ def _run_waves(todo, label, options, beam_argv):
         for wave in _waves(todo, options.images_per_wave, beam_argv):
             before = bar.n
             with progress.listen(bar.update), make_pipeline(beam_argv) as pipeline:
-                _ = pipeline | beam.Create(wave, reshuffle=True) | label
+                _ = pipeline | beam.Create(wave, reshuffle=True) | make_label()
             bar.update(before + sum(shard.images for shard in wave) - bar.n)
 
 
