@@ -1,33 +1,41 @@
-"""Labels for the affinity networks."""
+"""Labels that the affinity networks are trained on, against recordings of the authors' programs."""
 
 import numpy as np
 import pytest
 
 from tests.golden import assert_close, golden_cases
+from wsss.inference.cam_scores import mean_of_cells
 from wsss.ops.interpolation import interpolation_matrix
 from wsss.refine.crf.dense_crf import DenseCRF
-from wsss.refine.labels import _mean_of_squares, affinity_labels, combine_confident, irn_labels
+from wsss.refine.labels import affinity_labels, irn_labels
 
 
 def one_hot(labels, count):
     return np.eye(count, dtype=np.float32)[np.asarray(labels)]
 
 
-def test_affinity_labels_need_both_readings():
+def test_affinity_labels_are_classes_and_background_where_both_readings_agree():
     low, high = one_hot([[0, 1, 2, 0, 1]], 3), one_hot([[0, 1, 1, 1, 0]], 3)
-    np.testing.assert_array_equal(affinity_labels(low, high, side=1), [[0, 1, 2, 255, 0]])
+    labels = affinity_labels(low, high)
+    np.testing.assert_array_equal(labels, [[0, 1, 2, 255, 0]])
+    assert labels.dtype == np.uint8
 
 
-def test_squares_without_scores_are_undecided():
-    scores = np.zeros((2, 3, 2), np.float32)
-    scores[:, :2, 1] = 0.5
-    np.testing.assert_array_equal(affinity_labels(scores, scores, side=2), [[1, 255]])
+def test_a_pixel_without_scores_is_ignored():
+    scores = np.array([[[0, 0.5], [0, 0], [0.5, 0]]], np.float32)
+    np.testing.assert_array_equal(affinity_labels(scores, scores), [[1, 255, 0]])
 
 
-def test_irn_labels_combine_as_told():
-    combined = combine_confident(np.array([3, 0, 0, 2]), np.array([3, 0, 1, 0]))
-    np.testing.assert_array_equal(combined, [3, 0, 255, 2])
-    assert combined.dtype == np.uint8
+def test_irn_labels_take_classes_at_the_high_and_background_at_the_low_threshold():
+    """Three wide stripes of one color each, which the CRF keeps apart: scores of 0.6, 0.15 and 0."""
+    scores = np.repeat(np.float32([[0.6], [0.15], [0.0]]), 20, axis=0)[None].repeat(20, axis=0)
+    image = (scores * 400).astype(np.uint8).repeat(3, axis=2)
+    labels = irn_labels(scores, DenseCRF(image, "irn"))
+    np.testing.assert_array_equal(labels, np.repeat(np.uint8([1, 255, 0]), 20)[None].repeat(20, axis=0))
+    assert labels.dtype == np.uint8
+
+
+BLACK = np.zeros((2, 2, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -35,16 +43,9 @@ def test_irn_labels_combine_as_told():
     [
         (lambda: affinity_labels(np.zeros((2, 2, 3)), np.zeros((2, 2, 4))), "same shape"),
         (lambda: affinity_labels(np.zeros((2, 2, 0)), np.zeros((2, 2, 0))), "1 to 255 labels"),
-        (lambda: affinity_labels(np.zeros((2, 2, 3)), np.zeros((2, 2, 3)), side=0), "`side` must be"),
-        (lambda: combine_confident(np.zeros((2, 2)), np.zeros((2, 3))), "same shape"),
-        (
-            lambda: irn_labels(np.full((2, 2, 1), np.nan), DenseCRF(np.zeros((2, 2, 3), np.uint8))),
-            "must be finite",
-        ),
-        (
-            lambda: irn_labels(np.zeros((2, 3, 1)), DenseCRF(np.zeros((2, 2, 3), np.uint8))),
-            "size of the image",
-        ),
+        (lambda: irn_labels(np.full((2, 2, 1), np.nan), DenseCRF(BLACK)), "must be finite"),
+        (lambda: irn_labels(np.zeros((2, 3, 1)), DenseCRF(BLACK)), "size of the image"),
+        (lambda: irn_labels(np.zeros((2, 2, 255)), DenseCRF(BLACK)), "at most 254 classes"),
     ],
 )
 def test_bad_input_gives_one_clear_error(call, message):
@@ -54,11 +55,14 @@ def test_bad_input_gives_one_clear_error(call, message):
 
 @golden_cases("f_afflabel")
 def test_affinity_labels_equal_the_published_ones(case):
-    scores = case["la_ha_scores_hwc"]
-    labels = scores.shape[2] // 2
-    assert_close(_mean_of_squares(scores, 8), case["pooled"], atol=1e-6)
-    ours = affinity_labels(scores[..., :labels], scores[..., labels:])
-    np.testing.assert_array_equal(ours, case["label_map"])
+    scores = np.moveaxis(case["la_ha_scores_hwc"], 2, 0)
+    pooled = mean_of_cells(scores, [side // 8 for side in scores.shape[1:]])
+    pooled = np.moveaxis(pooled, 0, 2)
+    assert_close(pooled, case["pooled"], atol=1e-6)
+    labels = pooled.shape[2] // 2
+    np.testing.assert_array_equal(
+        affinity_labels(pooled[..., :labels], pooled[..., labels:]), case["label_map"]
+    )
 
 
 @golden_cases("i_irn_cam_merge")

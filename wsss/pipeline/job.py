@@ -155,6 +155,8 @@ def _stages(options, threshold, affinity):
         stages.append(refine.RefineCRF(background, options.crf_preset, options.crf_unary, iterations))
     if options.write == "affinity_labels":
         return [*stages, refine.LabelAffinity(options.crf_preset)]
+    if options.write == "irn_labels":
+        return [*stages, refine.LabelIRN(options.crf_preset)]
     return [*stages, refine.LabelPixels(background)]
 
 

@@ -55,8 +55,8 @@ class Options:
     def __post_init__(self):
         if (self.background_threshold is None) == (self.background_alpha is None):
             raise UserError("Give one of `--background_threshold` and `--background_alpha`.")
-        if self.write == "affinity_labels" and "crf" in self.refine:
-            raise UserError("`--write affinity_labels` has a CRF of its own; leave crf out of `--refine`.")
+        if self.write != "masks" and "crf" in self.refine:
+            raise UserError(f"`--write {self.write}` has a CRF of its own; leave crf out of `--refine`.")
         if ("walk" in self.refine) != bool(self.affinity_model):
             raise UserError("`--refine walk` and `--affinity_model` go together: give both or neither.")
 
@@ -161,9 +161,10 @@ def make_parser():
     add("--walk_steps", type=cli.non_negative_int, help="length of the walk; default: 64, or 256 with an IRN")
     add(
         "--write",
-        choices=("masks", "affinity_labels"),
+        choices=("masks", "affinity_labels", "irn_labels"),
         default="masks",
-        help="masks (default), or labels for an affinity network: CRF at alpha 4 and 24, 255 where unsure",
+        help="masks (default), or confident labels to train an affinity network on, 255 elsewhere: CRF at "
+        "alpha 4 and 24 (AffinityNet's), or at background scores 0.30 and 0.05 (IRN's)",
     )
 
     group = parser.add_argument_group("the job")

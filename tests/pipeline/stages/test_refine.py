@@ -1,24 +1,27 @@
 """The stages of refinement are thin: they give what the pure functions give, or a failure."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.beam_outputs import outputs_of
 from tests.pseudo_label_cases import make_records
-from wsss.inference.cam_scores import background_scores, mask_from_scores
+from wsss.data.dataset import Record
 from wsss.pipeline.failures import FAILURES
 from wsss.pipeline.stages.predict import Seed
 from wsss.pipeline.stages.read import Item
 from wsss.pipeline.stages.refine import (
     Background,
     LabelAffinity,
+    LabelIRN,
     LabelPixels,
     MergeScales,
     RefineCRF,
     RefinePAMR,
     Scored,
 )
-from wsss.refine.crf.dense_crf import DenseCRF, unary_from_labels, unary_from_probabilities
 
 
 def apply(transform, elements):
@@ -46,26 +49,30 @@ def test_merging_gives_scores_at_the_size_of_the_image(record):
     assert result.scores.max() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("background", [Background(threshold=0.3), Background(alpha=2.0)])
-def test_labels_are_the_best_scores(scored, background):
-    (result,), _ = apply(LabelPixels(background), [scored])
-    expected = mask_from_scores(scored.scores, scored.keys, background(scored.scores))
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [(Background(threshold=0.3), [[0, 1, 3]]), (Background(alpha=2.0), [[0, 0, 3]])],
+)
+def test_labels_are_those_of_the_highest_scores(record, background, expected):
+    """At alpha 2 the background's scores are 0.64, 0.42 and 0.01."""
+    scores = np.float32([[[0.2, 0.35, 0.1]], [[0.1, 0.3, 0.9]]])
+    (result,), _ = apply(
+        LabelPixels(background), [Scored(Item("shard", record, False), (0, 2), scores, np.zeros(3))]
+    )
     np.testing.assert_array_equal(result.mask, expected)
 
 
 @pytest.mark.parametrize("unary", ["labels", "probabilities"])
-def test_the_crf_is_applied_to_background_and_classes(scored, record, unary):
+def test_the_crf_moves_scores_to_the_edges_of_the_image(stripes, unary):
+    """The last columns of the first stripe score too little; its color tells the CRF where it ends."""
+    scores = stripes.scores.copy()
+    scores[..., 16:20] = 0.25
     background = Background(threshold=0.3)
-    (result,), _ = apply(RefineCRF(background, "irn", unary, 2), [scored])
-    stacked = np.concatenate([background(scored.scores)[None], scored.scores])
-    if unary == "labels":
-        energies = unary_from_labels(stacked.argmax(axis=0), 3)
-    else:
-        energies = unary_from_probabilities(stacked.transpose(1, 2, 0))
-    expected = DenseCRF(record.image, "irn").infer(energies, 2).transpose(2, 0, 1)
-    np.testing.assert_allclose(result.refined, expected, atol=1e-6)
-    (labelled,), _ = apply(LabelPixels(background), [result])
-    np.testing.assert_array_equal(labelled.mask, mask_from_scores(expected[1:], scored.keys, expected[0]))
+    (refined,), _ = apply(RefineCRF(background, "irn", unary), [stripes._replace(scores=scores)])
+    assert refined.refined.shape == (2, 24, 60)
+    np.testing.assert_allclose(refined.refined.sum(axis=0), 1, atol=1e-5)
+    (labelled,), _ = apply(LabelPixels(background), [refined])
+    np.testing.assert_array_equal(labelled.mask, np.repeat(np.uint8([3, 0, 0]), 20)[None].repeat(24, axis=0))
 
 
 def test_pamr_averages_scores_over_pixels_that_look_alike(scored):
@@ -76,18 +83,24 @@ def test_pamr_averages_scores_over_pixels_that_look_alike(scored):
     np.testing.assert_allclose(result.scores.mean(), scored.scores.mean(), atol=0.05)
 
 
-def test_affinity_labels_are_undecided_between_the_two_backgrounds(scored, record):
-    (result,), _ = apply(LabelAffinity("seam", 1.0, 8.0), [scored])
-    best = []
-    for alpha in (1.0, 8.0):
-        stacked = np.concatenate([background_scores(scored.scores, alpha=alpha)[None], scored.scores])
-        best.append(
-            DenseCRF(record.image).infer(unary_from_probabilities(stacked.transpose(1, 2, 0))).argmax(-1)
-        )
-    low, high = best
-    labels = np.array([0, *(key + 1 for key in scored.keys)])
-    expected = np.where(high == 0, 0, np.where(low == 0, 255, labels[low]))
-    np.testing.assert_array_equal(result.mask, expected)
+@pytest.fixture
+def stripes():
+    """An image of three stripes, each of one color, in which a class scores 0.9, 0.15 and 0."""
+    height, width = 24, 60
+    scores = np.repeat(np.float32([0.9, 0.15, 0.0]), 20)[None, None].repeat(height, axis=1)
+    pixels = (scores[0] * 250).astype(np.uint8)[..., None].repeat(3, axis=2)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    record = Record("stripes", stream.getvalue(), (2,), height, width, 1, None)
+    return Scored(Item("shard", record, False), (2,), scores, np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("stage", [LabelAffinity("seam"), LabelIRN("irn")])
+def test_labels_to_train_on_are_ignored_where_two_backgrounds_disagree(stripes, stage):
+    """Score 0.15: background at alpha 4 (0.52) and not at 24 (0.02), and at 0.30 and not at 0.05."""
+    (result,), failures = apply(stage, [stripes])
+    assert not failures
+    np.testing.assert_array_equal(result.mask, np.repeat(np.uint8([3, 255, 0]), 20)[None].repeat(24, axis=0))
 
 
 def test_an_image_without_classes_passes_every_stage(scored):
@@ -97,8 +110,9 @@ def test_an_image_without_classes_passes_every_stage(scored):
         (empty,), failures = apply(stage, [empty])
         assert not failures
     assert not empty.mask.any()
-    (labelled,), _ = apply(LabelAffinity("seam"), [empty])
-    assert not labelled.mask.any()
+    for stage in (LabelAffinity("seam"), LabelIRN("irn")):
+        (labelled,), _ = apply(stage, [empty])
+        assert not labelled.mask.any()
 
 
 def test_what_a_stage_cannot_refine_is_a_failure_with_its_reason(scored):

@@ -118,7 +118,7 @@ class RefineWalk(beam.PTransform):
     between the edges of an IRNet, and are interpolated back. IRN lets the classes walk alone; together with
     the background its score means the same before and after.
 
-    Source: Ahn & Kwak, CVPR 2018, section 3.3; Ahn, Cho & Kwak, CVPR 2019, section 4.2.
+    Source: Ahn & Kwak, CVPR 2018, section 3.3; Ahn, Cho & Kwak, CVPR 2019, section 5.2.
 
     Args:
         background: the `Background` that joins the classes.
@@ -136,16 +136,13 @@ class RefineWalk(beam.PTransform):
 
 
 class LabelAffinity(beam.PTransform):
-    """Gives each `Scored` the label map that an affinity network learns from.
+    """Gives each `Scored` the label map that an AffinityNet is trained on, see `wsss.refine.affinity_labels`.
 
-    The CRF refines two backgrounds in one go: what is a class even with a low exponent (much background) is
-    sure to be one, what is background even with a high exponent is sure to be that, the rest is 255.
-
-    Source: Ahn & Kwak, CVPR 2018, section 3.1; the exponents are SEAM's.
+    Source: Ahn & Kwak, CVPR 2018, section 3.2; the exponents are SEAM's.
 
     Args:
         preset: of the CRF, as in `RefineCRF`.
-        low_alpha, high_alpha: exponents of `(1 - max) ** alpha`.
+        low_alpha, high_alpha: exponents of the background score `(1 - max) ** alpha`.
     """
 
     def __init__(self, preset, low_alpha=4.0, high_alpha=24.0):
@@ -154,6 +151,23 @@ class LabelAffinity(beam.PTransform):
 
     def expand(self, scored):
         return scored | guarded("refine", _label_affinity, *self._args)
+
+
+class LabelIRN(beam.PTransform):
+    """Gives each `Scored` the label map that an IRNet is trained on, see `wsss.refine.irn_labels`.
+
+    Source: Ahn, Cho & Kwak, CVPR 2019, section 4.2.
+
+    Args:
+        preset: of the CRF, as in `RefineCRF`; published with `irn`.
+    """
+
+    def __init__(self, preset):
+        super().__init__()
+        self._preset = preset
+
+    def expand(self, scored):
+        return scored | guarded("refine", _label_irn, self._preset)
 
 
 def guarded(stage, function, *args):
@@ -256,6 +270,7 @@ def pamr_of_any_size(iterations):
 
 def _label_affinity(scored, preset, low_alpha, high_alpha):
     from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
+    from wsss.refine.labels import affinity_labels
 
     if not scored.keys:
         return scored._replace(mask=np.zeros(scored.scores.shape[1:], np.uint8))
@@ -263,10 +278,25 @@ def _label_affinity(scored, preset, low_alpha, high_alpha):
     for alpha in (low_alpha, high_alpha):
         stacked = np.concatenate([background_scores(scored.scores, alpha=alpha)[None], scored.scores])
         energies.append(unary_from_probabilities(np.moveaxis(stacked, 0, -1)))
-    low, high = (each.argmax(axis=-1) for each in DenseCRF(_image(scored), preset).infer(energies))
-    mask = np.array([IGNORE, *(key + 1 for key in scored.keys)], np.uint8)[low]
-    mask[high == 0] = 0
-    return scored._replace(mask=mask)
+    low, high = DenseCRF(_image(scored), preset).infer(energies)
+    return scored._replace(mask=_class_labels(affinity_labels(low, high), scored.keys))
+
+
+def _label_irn(scored, preset):
+    from wsss.refine.crf.dense_crf import DenseCRF
+    from wsss.refine.labels import irn_labels
+
+    if not scored.keys:
+        return scored._replace(mask=np.zeros(scored.scores.shape[1:], np.uint8))
+    labels = irn_labels(np.moveaxis(scored.scores, 0, -1), DenseCRF(_image(scored), preset))
+    return scored._replace(mask=_class_labels(labels, scored.keys))
+
+
+def _class_labels(indices, keys):
+    """Labels of the collection, from indices into background and `keys`; 255 stays."""
+    labels = np.full(256, IGNORE, np.uint8)
+    labels[: len(keys) + 1] = [0, *(key + 1 for key in keys)]
+    return labels[indices]
 
 
 def _image(scored):
