@@ -47,7 +47,7 @@ def repeated_argmax(images, classes, thresholds):
 @settings(deadline=None, max_examples=25)
 @given(
     st.integers(0, 2**31),
-    st.sampled_from([(), (1,), (0, 2), (0, 1, 2)]),
+    st.sampled_from([(), (1,), (0, 2), (0, 1, 2), (2, 0), (2, 0, 1), (1, 2, 0)]),
     # spaced as usual; beyond 1; nearer to each other than any table is fine
     st.sampled_from([np.arange(0, 60, 7) / 100, [0.0, 0.2, 1.0, 1.5], [0.5, 0.50001, 0.50002, 0.51]]),
 )
@@ -59,6 +59,16 @@ def test_one_pass_equals_repeated_argmax_to_the_last_count(seed, keys, threshold
         sweep.update(*image)
     for ours, expected in zip(sweep.counts(), repeated_argmax(images, 4, thresholds), strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+def test_of_equal_scores_the_smallest_class_wins_whatever_the_order_of_the_ids():
+    truth = np.array([[1, 3]], np.uint8)
+    for keys in [(0, 2), (2, 0)]:
+        sweep = ThresholdSweep(4, [0.5])
+        sweep.update(np.full((2, 1, 2), 0.75, np.float32), keys, truth)
+        counts = sweep.counts()
+        assert counts.predicted.tolist() == [[0, 2, 0, 0]]
+        assert counts.true_positives.tolist() == [[0, 1, 0, 0]]
 
 
 def test_sweeps_of_parts_add_up_and_survive_json():
@@ -90,6 +100,11 @@ def test_a_sweep_refuses_what_it_cannot_count():
         sweep.update(np.full((1, 2, 2), np.nan, np.float32), [0], truth)
     with pytest.raises(ValueError, match="height, width"):
         sweep.update(np.zeros((1, 2, 3), np.float32), [0], truth)
+    for keys in ([1], [-1]):
+        with pytest.raises(ValueError, match=r"different class ids in 0\.\.0"):
+            sweep.update(np.zeros((1, 2, 2), np.float32), keys, truth)
+    with pytest.raises(ValueError, match="different class ids"):
+        sweep.update(np.zeros((2, 2, 2), np.float32), [0, 0], truth)
     with pytest.raises(ValueError, match="Label 7"):
         sweep.update(np.zeros((1, 2, 2), np.float32), [0], truth + np.uint8(7))
     with pytest.raises(ValueError, match="uint8"):

@@ -123,16 +123,21 @@ class ThresholdSweep:
 
         Args:
             scores: float `(len(keys), height, width)`, of the classes that may be present.
-            keys: 0-based foreground classes of the rows.
+            keys: 0-based class ids of the rows, in any order; of equal scores the smallest class wins.
             truth: uint8 `(height, width)`, 255 = unknown.
 
         Raises:
-            ValueError: shapes differ, scores are not finite, or a label is out of range.
+            ValueError: shapes differ, scores are not finite, or a label or a class id is out of range or
+                given twice.
         """
         if len(scores) != len(keys) or (len(keys) and scores.shape[1:] != truth.shape):
             raise ValueError(
                 f"`scores` must be (keys, height, width). Received: {scores.shape} for {len(keys)} keys and "
                 f"a truth of shape {truth.shape}."
+            )
+        if len(set(keys)) != len(keys) or not all(0 <= key < self.classes - 1 for key in keys):
+            raise ValueError(
+                f"`keys` must be different class ids in 0..{self.classes - 2}. Received: {list(keys)}."
             )
         if truth.dtype != np.uint8:
             raise ValueError(f"The truth must be uint8. Received: {truth.dtype}.")
@@ -140,13 +145,14 @@ class ThresholdSweep:
         if not np.isfinite(scores).all():
             raise ValueError("`scores` must be finite.")
         labels = truth.reshape(-1)
+        by_class = sorted((int(key), row) for row, key in enumerate(keys))  # ties go to the smallest
         rows = self._rows_of_labels()
         cells = np.empty(labels.size, np.intp)
         for first in range(0, labels.size, _CHUNK):
             part = slice(first, first + _CHUNK)
             rows.take(labels[part], out=cells[part], mode="clip")
-            if len(keys):
-                self._add_columns(scores[:, part], keys, cells[part])
+            if by_class:
+                self._add_columns(scores[:, part], by_class, cells[part])
         classes, size = self.classes, self.classes * (self.thresholds.size + 1)
         counts = np.bincount(cells, minlength=(classes + 2) * size)
         # by truth (the classes, unknown, not a label), best class and number of thresholds below its score
@@ -168,14 +174,18 @@ class ThresholdSweep:
         rows[IGNORE] = self.classes
         return rows * (self.classes * (self.thresholds.size + 1))
 
-    def _add_columns(self, scores, keys, cells):
-        """Adds to `cells` for each pixel `best class * (thresholds + 1) + thresholds below its score`."""
+    def _add_columns(self, scores, classes, cells):
+        """Adds to `cells` for each pixel `best class * (thresholds + 1) + thresholds below its score`.
+
+        `classes` are pairs of a class id and its row in `scores`.
+        """
         width = self.thresholds.size + 1
-        top = scores[0].copy()
-        best = np.full(top.shape, (int(keys[0]) + 1) * width, np.intp)
-        for key, score in zip(keys[1:], scores[1:], strict=True):
-            np.copyto(best, (int(key) + 1) * width, where=score > top)
-            np.maximum(top, score, out=top)
+        (first, row), *others = classes
+        top = scores[row].copy()
+        best = np.full(top.shape, (first + 1) * width, np.intp)
+        for key, row in others:
+            np.copyto(best, (key + 1) * width, where=scores[row] > top)
+            np.maximum(top, scores[row], out=top)
         cells += best
         # A table tells how many thresholds lie below the small bucket of the score, a comparison the rest.
         table, thresholds = self._buckets
