@@ -72,6 +72,16 @@ def remove(path):
         os.remove(path)
 
 
+def remove_files(paths):
+    """Removes files of one file system, many in one call; those that are not there are no error."""
+    paths = [os.fspath(path) for path in paths]
+    if paths and is_remote(paths[0]):
+        _filesystems().delete([escape(path) for path in paths])
+        return
+    for path in paths:
+        remove(path)
+
+
 def remove_tree(path):
     """Removes a folder and all that is in it; one that is not there is no error."""
     path = os.fspath(path)
@@ -124,6 +134,11 @@ def open_write(path):
     except BaseException:
         remove(temporary)
         raise
+
+
+def is_unfinished(path):
+    """Whether a path is that of a temporary file of `open_write`."""
+    return os.fspath(path).endswith(_UNFINISHED)
 
 
 def remove_unfinished(folder):
@@ -180,6 +195,17 @@ def copy(source, destination):
     """Copies one file, between any two file systems; the copy appears atomically."""
     with open_read(source) as reader, open_write(destination) as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def move_files(sources, destinations):
+    """Moves files within a file system, in the place of those that are there; local folders are made."""
+    sources, destinations = ([os.fspath(path) for path in paths] for paths in (sources, destinations))
+    if sources and is_remote(sources[0]):
+        _filesystems().rename(sources, destinations)
+        return
+    for source, destination in zip(sources, destinations, strict=True):
+        os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
+        os.replace(source, destination)
 
 
 def _filesystems():
