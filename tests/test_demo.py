@@ -11,7 +11,7 @@ from wsss.demo import main
 @pytest.mark.slow
 def test_the_demo_goes_from_tags_to_a_report_and_shows_its_commands(tmp_path, capsys):
     output = tmp_path / "demo"
-    assert main(["--output", str(output), "--images", "40", "--epochs", "1"]) == 0
+    assert main(["--output", str(output), "--num_images", "40", "--epochs", "1"]) == 0
     written = capsys.readouterr().out
     commands = [line for line in written.splitlines() if line.startswith("$ python")]
     assert [re.findall(r"wsss\.\w+|pipelines/\w+", line)[0] for line in commands] == [
@@ -22,11 +22,11 @@ def test_the_demo_goes_from_tags_to_a_report_and_shows_its_commands(tmp_path, ca
     assert "data:image/png" in Path(output, "report.html").read_text(encoding="utf-8")
     assert len(list(Path(output, "seam_masks", "masks").glob("*.png"))) == 32
 
-    assert main(["--output", str(output), "--images", "40", "--epochs", "1"]) == 0
+    assert main(["--output", str(output), "--num_images", "40", "--epochs", "1"]) == 0
     assert "finished already" in capsys.readouterr().out
 
 
 def test_a_mistake_ends_the_demo_in_one_line(tmp_path, capsys):
-    assert main(["--output", str(tmp_path), "--images", "1"]) == 2
+    assert main(["--output", str(tmp_path), "--num_images", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "at least 40: a batch and a split. Received: 1" in line

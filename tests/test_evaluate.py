@@ -53,7 +53,7 @@ def test_masks_are_counted_as_by_hand(tmp_path, truth, capsys):
 @pytest.mark.parametrize(("undecided", "dog", "background"), [("skip", 1.0, 0.5), ("background", 0.5, 0.4)])
 def test_undecided_pixels_count_as_told(tmp_path, truth, undecided, dog, background):
     predicted = write_masks(tmp_path / "predicted", PREDICTED)
-    _, figures = evaluate(tmp_path, predicted, truth, "--undecided", undecided)
+    _, figures = evaluate(tmp_path, predicted, truth, "--ignored_prediction", undecided)
     assert figures["classes"]["dog"]["iou"] == pytest.approx(dog)
     assert figures["classes"]["background"]["iou"] == pytest.approx(background)
 
@@ -64,7 +64,7 @@ def test_a_missing_prediction_counts_unless_it_is_left_out(tmp_path, truth):
     assert figures["images"] == {"compared": 2, "missing": 1}
     assert figures["missing"] == ["sub/c"]
     assert figures["classes"]["cat"]["truth"] == 6
-    _, figures = evaluate(tmp_path, predicted, truth, "--leave_out_missing")
+    _, figures = evaluate(tmp_path, predicted, truth, "--skip_missing")
     assert figures["classes"]["cat"]["truth"] == 2
 
 
@@ -81,7 +81,7 @@ def test_scores_give_the_whole_curve(tmp_path, truth):
     assert figures["classes"]["dog"]["iou"] == 0.0
     assert len((tmp_path / "evaluation" / "threshold_curve.csv").read_text().splitlines()) == 61
     assert (tmp_path / "evaluation" / "threshold_curve.png").read_bytes().startswith(b"\x89PNG")
-    _, figures = evaluate(tmp_path, folder, truth, "--threshold", "0.005")
+    _, figures = evaluate(tmp_path, folder, truth, "--background_threshold", "0.005")
     assert figures["background_threshold"]["used"] == 0.005
     assert figures["classes"]["cat"]["predicted"] == 11
 

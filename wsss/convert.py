@@ -24,14 +24,24 @@ NETWORKS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the command line says."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(cli.Options):
+    """What `python -m wsss.convert` can be told."""
 
-    source: str
-    destination: str
-    network: str
-    overwrite: bool
+    source: str = cli.option(cli.REQUIRED, "file to read, local or gs://", metavar="SRC", positional=True)
+    destination: str = cli.option(
+        cli.REQUIRED, "file to write: .keras or .weights.h5", metavar="DST", positional=True
+    )
+    network: str = cli.option(
+        "auto", "whose weights they are; auto: by the names of the tensors", choices=("auto", *NETWORKS)
+    )
+    overwrite: bool = cli.option(False, "replace DST if it exists")
+
+    def check(self):
+        if not self.destination.endswith(ENDINGS):
+            raise UserError(f"DST must end in {' or '.join(ENDINGS)}. Received: {self.destination}.")
+        if io.exists(self.destination) and not self.overwrite:
+            raise UserError(f"{self.destination} exists already; give --overwrite to replace it.")
 
 
 def parse_options(argv=None) -> Options:
@@ -40,25 +50,12 @@ def parse_options(argv=None) -> Options:
     Raises:
         UserError: a destination that cannot be written.
     """
-    parser = cli.Parser(
+    return cli.parse(
+        Options,
+        argv,
         prog="python -m wsss.convert",
         description="Turns published weights (PyTorch .pth, MXNet .params) into a Keras file.",
     )
-    parser.add_argument("source", metavar="SRC", help="file to read, local or gs://")
-    parser.add_argument("destination", metavar="DST", help="file to write: .keras or .weights.h5")
-    parser.add_argument(
-        "--network",
-        choices=("auto", *NETWORKS),
-        default="auto",
-        help="whose weights they are; auto: by the names of the tensors (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
-    options = Options(**vars(parser.parse_args(argv)))
-    if not options.destination.endswith(ENDINGS):
-        raise UserError(f"DST must end in {' or '.join(ENDINGS)}. Received: {options.destination}.")
-    if io.exists(options.destination) and not options.overwrite:
-        raise UserError(f"{options.destination} exists already; give --overwrite to replace it.")
-    return options
 
 
 @program

@@ -3,6 +3,7 @@
 Each step is one call of a program of this package, shown as the command that does the same.
 """
 
+import dataclasses
 import shlex
 import sys
 import time
@@ -16,13 +17,29 @@ MODELS = {
 }
 
 
+_enough = cli.Number(int, lambda value: value >= 40, "a whole number, at least 40: a batch and a split")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(cli.Options):
+    """What `python -m wsss.demo` can be told."""
+
+    output: str = cli.option("demo", "folder for everything")
+    num_images: int = cli.option(
+        240, "scenes drawn, at least 40", kind=_enough, deprecated={"--images": None}
+    )
+    epochs: int = cli.option(
+        0, "epochs of each training; default: those of the preset built_in", kind=cli.non_negative_int
+    )
+
+
 @program
 def main(argv=None):
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
-    options = make_parser().parse_args(argv)
+    options = Options(**vars(make_parser().parse_args(argv)))
     started = time.monotonic()
     data = io.join(options.output, "data")
-    draw(data, options.images)
+    draw(data, options.num_images)
     miou = {}
     for model, title in MODELS.items():
         run, masks = io.join(options.output, model), io.join(options.output, f"{model}_masks")
@@ -42,17 +59,7 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the flags."""
-    parser = cli.Parser(prog="python -m wsss.demo", description=__doc__)
-    parser.add_argument("--output", default="demo", help="folder for everything (default: demo)")
-    enough = cli.number(int, lambda value: value >= 40, "a whole number, at least 40: a batch and a split")
-    parser.add_argument("--images", type=enough, default=240, help="scenes drawn, >= 40 (default: 240)")
-    parser.add_argument(
-        "--epochs",
-        type=cli.non_negative_int,
-        default=0,
-        help="epochs of each training (default: 0, the preset's)",
-    )
-    return parser
+    return cli.make_parser(Options, prog="python -m wsss.demo", description=__doc__)
 
 
 def draw(data, images):

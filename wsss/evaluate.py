@@ -29,7 +29,7 @@ from wsss.metrics import (
 )
 from wsss.pipeline.output import decode_scores, image_id_of
 
-UNDECIDED = ("wrong", "skip", "background")
+IGNORED_PREDICTION = ("wrong", "skip", "background")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,46 @@ class Evaluation:
     sweep: ThresholdSweep | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(cli.Options):
+    """What `python -m wsss.evaluate` can be told."""
+
+    predictions: str = cli.option(
+        cli.REQUIRED,
+        "output of pseudo_labels.py, a folder of ID.png masks or of ID.npz scores, or a collection",
+    )
+    truth: str = cli.option(cli.REQUIRED, "folder of ID.png masks, or a collection with masks")
+    split: str = cli.option("train", "split of a collection")
+    classes: str = cli.option("", "text file, a foreground class a line; default: as the collection says")
+    background_threshold: float | None = cli.option(
+        None,
+        "of scores: score of the background, in [0, 1]; default: the best",
+        kind=cli.unit_interval,
+        deprecated={"--threshold": None},
+    )
+    ignored_prediction: str = cli.option(
+        "wrong",
+        "what a predicted 255 counts as",
+        choices=IGNORED_PREDICTION,
+        deprecated={"--undecided": None},
+    )
+    absent: str = cli.option(
+        "zero",
+        "a class in neither truth nor prediction is zero in the mean (as in SEAM) or skipped (as in IRN)",
+        choices=("zero", "skip"),
+    )
+    skip_missing: bool = cli.option(
+        False,
+        "skip images without a prediction; default: all their pixels are ignored predictions",
+        deprecated={"--leave_out_missing": True},
+    )
+    output: str = cli.option("", "folder for metrics.json, classes.csv, threshold_curve.csv and .png")
+
+
 @program
 def main(argv=None):
     """Compares predictions with the truth, prints the figures and writes them where `--output` says."""
-    options = make_parser().parse_args(argv)
+    options = Options(**vars(make_parser().parse_args(argv)))
     truth = open_masks(options.truth, options.split)
     predictions = open_masks(options.predictions, options.split, scores_too=True)
     if truth.are_scores or not truth.by_id:
@@ -76,9 +112,11 @@ def main(argv=None):
         )
     names = ("background", *_class_names(options.classes, truth, predictions))
     evaluation = evaluate(
-        predictions, truth, len(names), leave_out_missing=options.leave_out_missing, thresholds=_grid(options)
+        predictions, truth, len(names), leave_out_missing=options.skip_missing, thresholds=_grid(options)
     )
-    figures = make_figures(evaluation, names, options.threshold, options.undecided, options.absent)
+    figures = make_figures(
+        evaluation, names, options.background_threshold, options.ignored_prediction, options.absent
+    )
     _print_figures(figures)
     if options.output:
         _write_figures(options.output, figures)
@@ -87,33 +125,7 @@ def main(argv=None):
 
 def make_parser():
     """The program's parser."""
-    parser = cli.Parser(prog="python -m wsss.evaluate", description=main.__doc__)
-    add = parser.add_argument
-    add(
-        "--predictions",
-        required=True,
-        help="output of pseudo_labels.py, a folder of ID.png masks or of ID.npz scores, or a collection",
-    )
-    add("--truth", required=True, help="folder of ID.png masks, or a collection with masks")
-    add("--split", default="train", help="split of a collection; default train")
-    add("--classes", default="", help="text file, a foreground class a line; default: as the collection says")
-    add(
-        "--threshold",
-        type=cli.unit_interval,
-        help="of scores: the background's score, in [0, 1]; default: the best",
-    )
-    add("--undecided", choices=UNDECIDED, default="wrong", help="what predicted 255 is; default wrong")
-    add(
-        "--absent",
-        choices=("zero", "skip"),
-        default="zero",
-        help="a class on neither side is zero in the mean (default, as in SEAM) or left out (as in IRN)",
-    )
-    add(
-        "--leave_out_missing", action="store_true", help="do not count images without prediction as undecided"
-    )
-    add("--output", default="", help="folder for metrics.json, classes.csv, threshold_curve.csv and .png")
-    return parser
+    return cli.make_parser(Options, prog="python -m wsss.evaluate", description=main.__doc__)
 
 
 def open_masks(path, split="train", scores_too=False):
@@ -276,7 +288,8 @@ def _class_names(path, truth, predictions):
 
 
 def _grid(options):
-    return THRESHOLDS if options.threshold is None else np.union1d(THRESHOLDS, [options.threshold])
+    used = options.background_threshold
+    return THRESHOLDS if used is None else np.union1d(THRESHOLDS, [used])
 
 
 def _print_figures(figures):

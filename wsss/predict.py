@@ -8,33 +8,32 @@ another name: it resumes, skips what is done, lists what failed, and takes the s
 
 from wsss.common import cli
 from wsss.common.errors import program
-from wsss.pseudo_labels import main as make_pseudo_labels
+from wsss.pipeline.options import Options
+from wsss.pseudo_labels import label
+
+# What this program sets by itself.
+FIXED = {"split": "all", "image_labels": "predicted"}
 
 
 @program
 def main(argv=None):
     """Writes a mask for each image of a folder; returns the exit code."""
-    parser = make_parser()
-    options, rest = parser.parse_known_args(argv)
-    return make_pseudo_labels(
-        [
-            *("--model", options.model, "--data", options.images, "--output", options.output),
-            *("--split", "all", "--image_labels", "predicted", *rest),
-        ]
-    )
+    from wsss.pipeline.runner import split_arguments
+
+    namespace, beam_argv = split_arguments(argv, make_parser())
+    values = vars(namespace)
+    return label(Options(data=values.pop("images"), **values, **FIXED), beam_argv)
 
 
 def make_parser():
-    """The parser of the program's own flags."""
-    parser = cli.Parser(
+    """The parser: the flags of the pseudo labels, with a folder of images in place of a collection."""
+    parser = cli.make_parser(
+        Options,
         prog="python -m wsss.predict",
-        description="Writes a mask for each image of a folder. Every flag of pipelines/pseudo_labels.py may "
-        "be added, such as --label_threshold, --refine crf, --save_scores.",
+        description="Writes a mask for each image of a folder. Beam's own flags may be added.",
+        leave_out=("data", *FIXED),
     )
-    add = parser.add_argument
-    add("--model", default="", help="run directory or .keras file; default: the newest run under ./runs")
-    add("--images", required=True, help="folder of images, local or gs://, sub-folders included")
-    add("--output", required=True, help="folder, local or gs://")
+    parser.add_argument("--images", required=True, help="folder of images, local or gs://, with sub-folders")
     return parser
 
 

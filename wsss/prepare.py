@@ -23,25 +23,53 @@ from wsss.data.images import MAX_PIXELS
 _METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.jsonl", "summary.json")
 
 
-@dataclass(frozen=True)
-class Options:
-    """The program's flags; `make_parser` says what each means."""
+@dataclass(frozen=True, kw_only=True)
+class Options(cli.Options):
+    """What `python -m wsss.prepare` can be told; each field is a flag of the same name."""
 
-    images: str | None
-    labels: str | None
-    masks: str | None
-    classes: str | None
-    voc: str | None
-    coco: str | None
-    tfds: str | None
-    output: str
-    name: str
-    shards: int | None
-    val_fraction: float | None
-    max_pixels: int
-    max_error_rate: float
+    images: str = cli.option("", "folder of images; needs --labels", metavar="DIR", group="source, one of")
+    voc: str = cli.option("", "PASCAL VOC devkit, such as VOCdevkit/VOC2012", metavar="DEVKIT")
+    coco: str = cli.option("", "COCO: annotations/instances_*.json and image folders", metavar="DIR")
+    tfds: str = cli.option("", "TFDS data set with features image and labels (or label)", metavar="NAME")
 
-    def __post_init__(self):
+    labels: str = cli.option(
+        "",
+        "table with a column id, maybe split, and one 0/1 column a class or one column labels of names",
+        metavar="CSV",
+        group="with --images",
+    )
+    masks: str = cli.option("", "folder of PNG masks: 0 background, 1..K class, 255 unknown", metavar="DIR")
+    classes: str = cli.option(
+        "",
+        "class names in the order of the masks' numbers, one a line; default: as in the table",
+        metavar="FILE",
+    )
+    val_fraction: float | None = cli.option(
+        None,
+        "part of the images, in (0, 1), that becomes split val if the table has no splits",
+        kind=cli.open_unit_interval,
+        metavar="X",
+    )
+
+    output: str = cli.option(cli.REQUIRED, "folder or gs://… to write to", metavar="DIR", group="output")
+    name: str = cli.option("collection", "name of the data set")
+    shards: int | None = cli.option(
+        None,
+        "shards a split, at least 1; default: about 500 images in each, but up to 8 for small splits",
+        kind=cli.positive_int,
+        metavar="N",
+    )
+    max_pixels: int = cli.option(
+        MAX_PIXELS, "largest area of an image, in pixels, at least 1", kind=cli.positive_int, metavar="N"
+    )
+    max_error_rate: float = cli.option(
+        1.0,
+        "exit code 1 if a larger fraction of the images is refused",
+        kind=cli.unit_interval,
+        metavar="X",
+    )
+
+    def check(self):
         given = [f"--{name}" for name in ("images", "voc", "coco", "tfds") if getattr(self, name)]
         if len(given) != 1:
             raise UserError(
@@ -51,7 +79,7 @@ class Options:
         if self.images and not self.labels:
             raise UserError("`--images` needs `--labels`, a CSV file with a column `id` and the classes.")
         for name in ("labels", "masks", "classes", "val_fraction"):
-            if not self.images and getattr(self, name) is not None:
+            if not self.images and getattr(self, name):
                 raise UserError(f"`--{name}` goes with `--images`; `{given[0]}` knows its own.")
         if self.tfds and self.shards:
             raise UserError("`--shards` does not go with `--tfds`: its shards stay as they are.")
@@ -77,63 +105,12 @@ def main(argv=None):
 
 def make_parser():
     """The parser of the program's own flags; Beam parses the rest."""
-    parser = cli.Parser(
+    return cli.make_parser(
+        Options,
         prog="python -m wsss.prepare",
         description="Makes a collection of shards from images with labels. Images that cannot be used are "
         "counted and listed in errors.jsonl. Beam's own flags (--runner, …) may be added.",
     )
-    source = parser.add_argument_group("source, one of")
-    source.add_argument("--images", metavar="DIR", help="folder of images; needs --labels")
-    source.add_argument("--voc", metavar="DEVKIT", help="PASCAL VOC devkit, such as VOCdevkit/VOC2012")
-    source.add_argument("--coco", metavar="DIR", help="COCO: annotations/instances_*.json and image folders")
-    source.add_argument(
-        "--tfds", metavar="NAME", help="TFDS data set with features image and labels (or label)"
-    )
-    folder = parser.add_argument_group("with --images")
-    folder.add_argument(
-        "--labels",
-        metavar="CSV",
-        help="table with a column id, maybe split, and one 0/1 column a class or one column labels of names",
-    )
-    folder.add_argument(
-        "--masks",
-        metavar="DIR",
-        help="folder of PNG masks: 0 background, 1..K class, 255 unknown; default none",
-    )
-    folder.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="class names in the order of the masks' numbers, one a line; default: as in the table",
-    )
-    folder.add_argument(
-        "--val_fraction",
-        type=cli.open_unit_interval,
-        metavar="X",
-        help="part of the images, in (0, 1), that becomes split val if the table has no splits; default none",
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder or gs://… to write to")
-    parser.add_argument("--name", default="collection", help="name of the data set; default %(default)s")
-    parser.add_argument(
-        "--shards",
-        type=cli.positive_int,
-        metavar="N",
-        help="shards a split, at least 1; default about 500 images in each, but up to 8 for small splits",
-    )
-    parser.add_argument(
-        "--max_pixels",
-        type=cli.positive_int,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="largest area of an image, in pixels, at least 1; default %(default)s",
-    )
-    parser.add_argument(
-        "--max_error_rate",
-        type=cli.unit_interval,
-        default=1.0,
-        metavar="X",
-        help="exit code 1 if a larger part of the images, in [0, 1], is refused; default %(default)s, never",
-    )
-    return parser
 
 
 def prepare(options, beam_argv=()):

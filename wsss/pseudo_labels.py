@@ -17,7 +17,7 @@ The output folder:
 
 from wsss.common.errors import program
 from wsss.pipeline.job import make_pseudo_labels
-from wsss.pipeline.options import fill_in, make_parser
+from wsss.pipeline.options import Options, make_parser, resolve
 from wsss.pipeline.trained_run import open_run
 
 
@@ -27,12 +27,22 @@ def main(argv=None):
     from wsss.pipeline.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
-    run = open_run(namespace.model)
-    options = fill_in(namespace, run)
+    return label(Options(**vars(namespace)), beam_argv)
+
+
+def label(options, beam_argv=()):
+    """Makes pseudo labels; returns the exit code, 130 after an interrupt.
+
+    Args:
+        options: `Options`.
+        beam_argv: Beam's flags.
+    """
+    run = open_run(options.model)
+    options = resolve(options, run)
     try:
         return make_pseudo_labels(options, run, beam_argv)
     except KeyboardInterrupt:
-        print(f"Interrupted; finished shards in {options.output} are kept, the same command goes on.")
+        print(f"Interrupted; finished shards in {options.output} are kept, the same command resumes.")
         return 130
 
 

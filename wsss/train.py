@@ -23,8 +23,8 @@ def main(argv=None):
     """
     options = parse_options(argv)
     run = open_run(options)
-    if options.resume == "auto" and run.is_finished():
-        print(f"{run.path} is finished already; --resume never trains it anew.")
+    if not options.overwrite and run.is_finished():
+        print(f"{run.path} is finished already; --overwrite trains it anew.")
         return 0
     try:
         failure = _train(options, run)

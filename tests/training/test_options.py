@@ -83,7 +83,7 @@ def test_the_help_groups_the_options_by_what_they_are_about():
         "options",
         "data and run directory",
         "network",
-        "optimisation",
+        "optimization",
         "second view and losses",
         "augmentation",
         "machines and numbers",

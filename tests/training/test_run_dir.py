@@ -38,7 +38,7 @@ def test_an_unfinished_run_of_the_same_options_is_gone_on_with(runs):
     run = leave_a_run(options)
     assert open_run(options) == run
     assert open_run(dataclasses.replace(options, seed=1)) != run
-    assert open_run(dataclasses.replace(options, resume="never")) != run
+    assert open_run(dataclasses.replace(options, overwrite=True)) != run
 
 
 def test_a_named_folder_with_a_run_of_other_options_is_an_error_that_names_the_option(tmp_path):
@@ -48,7 +48,7 @@ def test_a_named_folder_with_a_run_of_other_options_is_an_error_that_names_the_o
     other = dataclasses.replace(options, long_side=(100, 200))
     with pytest.raises(UserError, match="--long_side"):
         open_run(other)
-    fresh = open_run(dataclasses.replace(other, resume="never"))
+    fresh = open_run(dataclasses.replace(other, overwrite=True))
     assert fresh == run
     fresh.clear()
     assert not io.exists(fresh.config)

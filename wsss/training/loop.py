@@ -26,7 +26,7 @@ def train(options, run, strategy, collection):
     """
     building.check_data(options, strategy, collection)
     # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
-    resumed = options.resume == "auto" and io.exists(run.checkpoint)
+    resumed = not options.overwrite and io.exists(run.checkpoint)
     steps = steps_per_epoch(collection, options.split, options.batch_size)
     with strategy.scope():
         backbone = building.make_backbone(options)

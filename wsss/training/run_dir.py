@@ -18,7 +18,7 @@ from wsss.common.errors import UserError
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-_NOT_COMPARED = ("output", "resume", "progress_seconds")
+_NOT_COMPARED = ("output", "overwrite", "progress_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +74,12 @@ def open_run(options):
     if not options.output:
         return _numbered_run(options)
     run = RunDirectory(options.output)
-    if options.resume == "auto" and io.exists(run.config):
+    if not options.overwrite and io.exists(run.config):
         difference = _difference(io.read_json(run.config), options)
         if difference:
             raise UserError(
                 f"{run.path} holds a run of other options ({difference}). "
-                "Name another --output, or start anew with --resume never."
+                "Name another --output, or pass --overwrite."
             )
     return run
 
@@ -111,7 +111,7 @@ def _numbered_run(options):
             found[int(name.fullmatch(folder)[1])] = RunDirectory(io.join(RUNS, folder))
     for _, run in sorted(found.items(), reverse=True):
         same = not _difference(io.read_json(run.config), options)
-        if options.resume == "auto" and same and not run.is_finished():
+        if not options.overwrite and same and not run.is_finished():
             return run
     return RunDirectory(io.join(RUNS, f"{options.model}-{max(found, default=0) + 1}"))
 

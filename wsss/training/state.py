@@ -67,7 +67,7 @@ def load(path, model):
     if shapes != [array.shape for array in arrays]:
         raise UserError(
             f"The checkpoint {path} holds the state of another model. "
-            "Train into another folder with --output, or start anew with --resume never."
+            "Train into another folder with --output, or pass --overwrite."
         )
     restore(model, arrays)
     return progress

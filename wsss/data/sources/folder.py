@@ -68,7 +68,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
     unused = len(mask_paths.keys() - {_stem(path) for path in matched})
     if unused:
         notes.append(f"masks without an image in the table: {unused}")
-    return Source(table.class_names, items, masks is not None, table.problems + problems, notes)
+    return Source(table.class_names, items, bool(masks), table.problems + problems, notes)
 
 
 def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels=MAX_PIXELS):
