@@ -135,10 +135,10 @@ def _numpy_crf(image, energies):
     """The same CRF in NumPy: lattices by sorting, sums by `bincount`."""
     height, width, labels = energies.shape
     y, x = (axis.ravel() for axis in np.mgrid[:height, :width])
-    colours = image.reshape(-1, 3) / 13
+    colors = image.reshape(-1, 3) / 13
     kernels = [
         (3, _numpy_filter(np.stack([x / 3, y / 3], axis=1))),
-        (10, _numpy_filter(np.column_stack([x / 80, y / 80, colours]))),
+        (10, _numpy_filter(np.column_stack([x / 80, y / 80, colors]))),
     ]
     logits = -energies.reshape(-1, labels)
     result = _softmax(logits)
@@ -148,7 +148,7 @@ def _numpy_crf(image, energies):
 
 
 def _numpy_filter(points):
-    """Function of (pixels, labels): the normalised permutohedral filter."""
+    """Function of (pixels, labels): the normalized permutohedral filter."""
     count, d = points.shape
     scale = np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])
     scaled = (points * scale).astype(np.float32)
@@ -171,10 +171,10 @@ def _numpy_filter(points):
     keys = np.concatenate([first, first + np.cumsum(steps[order[:, :d]], axis=1)], axis=1)
     vertices, offsets = np.unique(keys, return_inverse=True)
     offsets = offsets.reshape(keys.shape)
-    neighbours = []
+    neighbors = []
     for step in np.concatenate([steps, -steps]):
         place = np.searchsorted(vertices, vertices + step).clip(max=len(vertices) - 1)
-        neighbours.append(np.where(vertices[place] == vertices + step, place, len(vertices)))
+        neighbors.append(np.where(vertices[place] == vertices + step, place, len(vertices)))
     gain = np.float32(1 / (1 + 2.0**-d))
 
     def apply(values):
@@ -183,7 +183,7 @@ def _numpy_filter(points):
             spread = (weights * values[:, label : label + 1]).ravel()
             lattice[:-1, label] = np.bincount(offsets.ravel(), spread, len(vertices))
         for axis in range(d + 1):
-            sides = lattice[neighbours[axis]] + lattice[neighbours[axis + d + 1]]
+            sides = lattice[neighbors[axis]] + lattice[neighbors[axis + d + 1]]
             lattice[:-1] += 0.5 * sides
         return gain * sum(weights[:, k, None] * lattice[offsets[:, k]] for k in range(d + 1))
 

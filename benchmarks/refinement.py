@@ -77,11 +77,11 @@ def _enlarge(array, size, axis):
 
 
 def _draw(seed, size):
-    """Soft shapes of different colours with a little noise."""
+    """Soft shapes of different colors with a little noise."""
     height, width = size
     rng = np.random.default_rng(seed)
     regions = smooth_scores(seed, size, 6).argmax(axis=2)
-    colours = rng.integers(20, 235, (6, 3))
+    colors = rng.integers(20, 235, (6, 3))
     shade = np.linspace(-25, 25, width)[:, None]
-    image = colours[regions] + shade + rng.normal(0, 5, (height, width, 3))
+    image = colors[regions] + shade + rng.normal(0, 5, (height, width, 3))
     return np.clip(image, 0, 255).astype(np.uint8)

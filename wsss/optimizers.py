@@ -51,7 +51,7 @@ def layer_groups(
     """The published groups: new layers learn faster, biases twice as fast and without weight decay.
 
     With the defaults: pretrained kernels x1, pretrained biases x2, new kernels x10, new biases x20; weight
-    decay on kernels only. Scales of normalisations (`gamma`), which the publications freeze, are trained at
+    decay on kernels only. Scales of normalizations (`gamma`), which the publications freeze, are trained at
     x1 or x10 without decay.
 
     Source: SEAM's and AffinityNet's released training code, `get_parameter_groups`.

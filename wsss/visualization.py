@@ -10,17 +10,17 @@ from wsss.data.images import voc_palette
 
 
 def overlay(image, mask, opacity=0.6):
-    """The image with every label but the background tinted in its colour; ignored pixels turn white.
+    """The image with every label but the background tinted in its color; ignored pixels turn white.
 
     Args:
         image: uint8 `(height, width, 3)`.
         mask: uint8 `(height, width)`.
         opacity: of the tint, in [0, 1].
     """
-    colours = voc_palette().astype(np.float32)
-    colours[IGNORE] = 255
+    colors = voc_palette().astype(np.float32)
+    colors[IGNORE] = 255
     tint = np.where(mask == 0, 0, opacity)[..., None].astype(np.float32)
-    return (image * (1 - tint) + colours[mask] * tint + 0.5).astype(np.uint8)
+    return (image * (1 - tint) + colors[mask] * tint + 0.5).astype(np.uint8)
 
 
 def heat_map(image, scores, opacity=0.6):
@@ -31,8 +31,8 @@ def heat_map(image, scores, opacity=0.6):
         scores: float `(height, width)` in [0, 1].
         opacity: of the map, in [0, 1].
     """
-    centres = np.array([0.75, 0.5, 0.25], np.float32)  # where red, green and blue are brightest
-    heat = np.clip(1.5 - np.abs(np.clip(scores, 0, 1)[..., None] - centres) * 4, 0, 1) * 255
+    centers = np.array([0.75, 0.5, 0.25], np.float32)  # where red, green and blue are brightest
+    heat = np.clip(1.5 - np.abs(np.clip(scores, 0, 1)[..., None] - centers) * 4, 0, 1) * 255
     return (image * (1 - opacity) + heat * opacity + 0.5).astype(np.uint8)
 
 

@@ -5,12 +5,12 @@ from collections import defaultdict
 import numpy as np
 
 
-def features(image, spatial, colour=None):
-    """float64 (pixels, 2 or 5): x, y and, with `colour`, the channels, in kernel widths."""
+def features(image, spatial, color=None):
+    """float64 (pixels, 2 or 5): x, y and, with `color`, the channels, in kernel widths."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
     position = np.stack([x, y], -1).reshape(-1, 2) / spatial
-    return position if colour is None else np.concatenate([position, image.reshape(-1, 3) / colour], 1)
+    return position if color is None else np.concatenate([position, image.reshape(-1, 3) / color], 1)
 
 
 def find_simplices(points):
@@ -69,14 +69,14 @@ def filter_values(simplices, d, values):
 
 
 def lattice_kernel(points):
-    """Function (pixels, labels) -> (pixels, labels): the symmetrically normalised lattice filter."""
+    """Function (pixels, labels) -> (pixels, labels): the symmetrically normalized lattice filter."""
     simplices, d = find_simplices(points)
     norm = 1 / np.sqrt(filter_values(simplices, d, np.ones((len(points), 1))))
     return lambda values: norm * filter_values(simplices, d, norm * values)
 
 
 def exact_kernel(points):
-    """Function (pixels, labels) -> (pixels, labels): the symmetrically normalised Gaussian filter itself."""
+    """Function (pixels, labels) -> (pixels, labels): the symmetrically normalized Gaussian filter itself."""
     kernel = np.exp(-0.5 * ((points[:, None] - points) ** 2).sum(-1))
     norm = 1 / np.sqrt(kernel.sum(1))
     kernel *= norm[:, None] * norm

@@ -24,7 +24,7 @@ from wsss.refine.crf.mean_field import _choose_layout
 
 
 def photograph(height, width, seed=0):
-    """Smooth colours with an edge and some noise, uint8."""
+    """Smooth colors with an edge and some noise, uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     image = np.stack([80 + 60 * (x > width / 2), 100 + y * 60 / height, 120 + 40 * np.sin(x / 5)], -1)
@@ -56,7 +56,7 @@ def test_kernel_constants_are_those_given():
         gaussian_width=2,
         gaussian_strength=1.5,
         bilateral_width=30,
-        colour_width=7,
+        color_width=7,
         bilateral_strength=4,
     )
     expected = mean_field(lattice_kernel, image, unary, 2, gaussian=(2, 1.5), bilateral=(30, 7, 4))
@@ -232,8 +232,8 @@ IMAGE, UNARY = photograph(4, 5), random_unary(4, 5, 3)
         (lambda: DenseCRF(IMAGE[:0]), "at least one pixel"),
         (lambda: DenseCRF(IMAGE, "best"), "`preset` must be one of seam"),
         (lambda: DenseCRF(IMAGE, scale=0), "`scale` must be"),
-        (lambda: DenseCRF(IMAGE, colour_width=0), "`colour_width` must be"),
-        (lambda: DenseCRF(IMAGE, bilateral_width=1e-9, colour_width=1e-4), "too narrow"),
+        (lambda: DenseCRF(IMAGE, color_width=0), "`color_width` must be"),
+        (lambda: DenseCRF(IMAGE, bilateral_width=1e-9, color_width=1e-4), "too narrow"),
         (lambda: CRFParameters(gaussian_strength=-1), "`gaussian_strength` must be"),
         (lambda: CRFParameters(iterations=1.5), "`iterations` must be"),
         (lambda: DenseCRF(IMAGE).infer(UNARY, -1), "`iterations` must be"),

@@ -7,19 +7,19 @@ from tests.golden import golden_cases
 from wsss.refine.instances import find_centroids, group_pixels
 
 
-def field_towards(centres, height, width, owner):
-    """Each pixel points a third of the way to the centre that `owner` gives it."""
+def field_towards(centers, height, width, owner):
+    """Each pixel points a third of the way to the center that `owner` gives it."""
     pixels = np.stack(np.mgrid[:height, :width], -1)
-    return ((np.asarray(centres)[owner] - pixels) / 3).astype(np.float32)
+    return ((np.asarray(centers)[owner] - pixels) / 3).astype(np.float32)
 
 
-def test_pixels_reach_the_centre_that_they_point_to():
+def test_pixels_reach_the_center_that_they_point_to():
     owner = np.zeros((20, 40), int)
     owner[:, 20:] = 1
-    centres = [(10, 9), (8, 30)]
-    field = field_towards(centres, 20, 40, owner)
+    centers = [(10, 9), (8, 30)]
+    field = field_towards(centers, 20, 40, owner)
     centroids = find_centroids(field)
-    np.testing.assert_array_equal(centroids, np.asarray(centres)[owner])
+    np.testing.assert_array_equal(centroids, np.asarray(centers)[owner])
     groups = group_pixels(centroids, field)
     assert groups.max() == 1
     np.testing.assert_array_equal(groups == groups[0, 0], owner == 0)

@@ -201,7 +201,7 @@ _define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 
 @register_jitable
 def group_maximum(vector, group):
-    """Largest lane of each group of `group` (1, 2, 4 or 8) neighbouring lanes, in all lanes of the group."""
+    """Largest lane of each group of `group` (1, 2, 4 or 8) neighboring lanes, in all lanes of the group."""
     if group > 1:
         vector = maximum(vector, _swap_1(vector))
     if group > 2:
@@ -213,7 +213,7 @@ def group_maximum(vector, group):
 
 @register_jitable
 def group_sum(vector, group):
-    """Sum over each group of `group` (1, 2, 4 or 8) neighbouring lanes, in all lanes of the group."""
+    """Sum over each group of `group` (1, 2, 4 or 8) neighboring lanes, in all lanes of the group."""
     if group > 1:
         vector = vector + _swap_1(vector)
     if group > 2:

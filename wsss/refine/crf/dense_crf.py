@@ -1,11 +1,11 @@
-"""Dense CRF: sharpens class scores of one image along its colour edges.
+"""Dense CRF: sharpens class scores of one image along its color edges.
 
 Every pixel talks to every other; the mean-field update of Krähenbühl & Koltun (NeurIPS 2011, algorithm 1) is
 
     Q = softmax(-unary + gaussian_strength * G Q + bilateral_strength * B Q)
 
-where G is a Gaussian of the distance of two pixels and B of their distance and colours, both filtered with a
-permutohedral lattice and normalised symmetrically. The result equals that of `pydensecrf`.
+where G is a Gaussian of the distance of two pixels and B of their distance and colors, both filtered with a
+permutohedral lattice and normalized symmetrically. The result equals that of `pydensecrf`.
 
     crf = DenseCRF(image, "seam")
     low, high = crf.infer([unary_from_probabilities(p_low), unary_from_probabilities(p_high)])
@@ -41,8 +41,8 @@ class CRFParameters:
     Attributes:
         gaussian_width: standard deviation of the position kernel, pixels, > 0.
         gaussian_strength: its weight (Potts compatibility), >= 0.
-        bilateral_width: standard deviation in position of the colour kernel, pixels, > 0.
-        colour_width: its standard deviation in colour, grey levels of 0..255, > 0.
+        bilateral_width: standard deviation in position of the color kernel, pixels, > 0.
+        color_width: its standard deviation in color, gray levels of 0..255, > 0.
         bilateral_strength: its weight, >= 0.
         iterations: mean-field updates, >= 0; 0 returns the softmax of the unary.
         reduction: side of the square of pixels that is treated as one, >= 1; 2 takes a third of the time.
@@ -51,13 +51,13 @@ class CRFParameters:
     gaussian_width: float = 3.0
     gaussian_strength: float = 3.0
     bilateral_width: float = 80.0
-    colour_width: float = 13.0
+    color_width: float = 13.0
     bilateral_strength: float = 10.0
     iterations: int = 10
     reduction: int = 1
 
     def __post_init__(self):
-        for name in ("gaussian_width", "bilateral_width", "colour_width"):
+        for name in ("gaussian_width", "bilateral_width", "color_width"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"`{name}` must be a positive number. Received: {getattr(self, name)}.")
         for name in ("gaussian_strength", "bilateral_strength"):
@@ -70,7 +70,7 @@ class CRFParameters:
 
 
 _SEAM = CRFParameters()
-_PPC = replace(_SEAM, bilateral_width=50.0, colour_width=5.0)
+_PPC = replace(_SEAM, bilateral_width=50.0, color_width=5.0)
 PRESETS = {
     "seam": _SEAM,  # SEAM and psa, after the CAM; PPC's affinity labels
     "irn": _PPC,  # IRN's labels, from a label map
@@ -78,7 +78,7 @@ PRESETS = {
     # PPC's test of the segmentation network.
     "ppc_segmentation": replace(_SEAM, bilateral_width=32.0, iterations=1),
     "deeplab": CRFParameters(
-        gaussian_width=1.0, bilateral_width=67.0, colour_width=3.0, bilateral_strength=4.0
+        gaussian_width=1.0, bilateral_width=67.0, color_width=3.0, bilateral_strength=4.0
     ),
     # `seam` at half the resolution: argmax 98.7 % the same with 3 labels.
     "fast": replace(_SEAM, reduction=2),
@@ -114,7 +114,7 @@ class DenseCRF:
         self._bilateral = build_lattice(
             np.ascontiguousarray(image).reshape(-1, 3),
             image.shape[1],
-            [spatial] * 2 + [self.parameters.colour_width] * 3,
+            [spatial] * 2 + [self.parameters.color_width] * 3,
             self.parameters.bilateral_strength,
         )
         self._gaussian = _GAUSSIAN_LATTICES.get(

@@ -5,10 +5,10 @@ A point of `dimensions` features is spread over the `dimensions + 1` vertices of
 (slice). `build_lattice` finds the vertices; the compiled pieces that filter are `add_slice`, `splat`, `blur`.
 
 Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010,
-section 3; normalised as in Krähenbühl & Koltun, "Efficient Inference in Fully Connected CRFs", 2011.
+section 3; normalized as in Krähenbühl & Koltun, "Efficient Inference in Fully Connected CRFs", 2011.
 
 What makes it fast: a vertex is one int64, so that the hash table compares numbers; the six keys of a simplex
-follow from one another by an addition; the normalisation is folded into the splat weights; all memory is
+follow from one another by an addition; the normalization is folded into the splat weights; all memory is
 allocated outside the compiled code.
 """
 
@@ -27,28 +27,28 @@ _FREE = -1  # in the hash table: no vertex here
 
 
 class Lattice(NamedTuple):
-    """The lattice of some pixels; the filter's strength and normalisation are in the weights.
+    """The lattice of some pixels; the filter's strength and normalization are in the weights.
 
     Attributes:
         offsets: int32 (pixels, dimensions + 1), the vertices of each pixel.
         weights: float32 (pixels, dimensions + 1), their weights for splat and for slice.
-        neighbours: int32 (dimensions + 1, vertices, 2), the two neighbours along each axis; `vertices`, a row
+        neighbors: int32 (dimensions + 1, vertices, 2), the two neighbors along each axis; `vertices`, a row
             of zeros in the filtered values, where there is none.
     """
 
     offsets: np.ndarray
     weights: np.ndarray
-    neighbours: np.ndarray
+    neighbors: np.ndarray
 
     @property
     def vertices(self):
         """How many vertices there are."""
-        return self.neighbours.shape[1]
+        return self.neighbors.shape[1]
 
     @property
     def nbytes(self):
         """Memory that the lattice takes."""
-        return self.offsets.nbytes + self.weights.nbytes + self.neighbours.nbytes
+        return self.offsets.nbytes + self.weights.nbytes + self.neighbors.nbytes
 
 
 class _Grid(NamedTuple):
@@ -56,7 +56,7 @@ class _Grid(NamedTuple):
 
     Attributes:
         lows, strides: int, one an axis.
-        steps: int64 (dimensions + 1,), from a vertex's number to that of its neighbour along each axis.
+        steps: int64 (dimensions + 1,), from a vertex's number to that of its neighbor along each axis.
     """
 
     lows: tuple
@@ -65,15 +65,15 @@ class _Grid(NamedTuple):
 
 
 def build_lattice(pixels, width, widths, strength):
-    """Lattice of an image whose kernel is `strength exp(-|f_i - f_j|^2 / 2)`, symmetrically normalised.
+    """Lattice of an image whose kernel is `strength exp(-|f_i - f_j|^2 / 2)`, symmetrically normalized.
 
     The feature f of a pixel is (x, y, channels...) divided by `widths`.
 
     Args:
         pixels: uint8 (height * width, channels); no channels for a kernel of the position alone.
         width: of the image.
-        widths: of the kernel, pixels for x and y, grey levels for the channels, each > 0.
-        strength: factor of the normalised kernel, >= 0.
+        widths: of the kernel, pixels for x and y, gray levels for the channels, each > 0.
+        strength: factor of the normalized kernel, >= 0.
 
     Returns:
         The `Lattice`.
@@ -110,14 +110,14 @@ def build_lattice(pixels, width, widths, strength):
             )
             if done < last - first:
                 table = _grow(table, vertices)
-    neighbours = np.full((dimensions + 1, vertices, 2), vertices, np.int32)
-    _find_neighbours(table, vertices, grid, neighbours)
+    neighbors = np.full((dimensions + 1, vertices, 2), vertices, np.int32)
+    _find_neighbors(table, vertices, grid, neighbors)
     mass = np.zeros((2, vertices + 1), np.float32)
     mass[0, :vertices] = table.mass[:vertices]
     # The slice of a lattice filter is times 1 / (1 + 2^-d): section 3.3 of Adams et al.; constant in the end.
     gain = 1 / (1 + 2.0**-dimensions)
-    _normalise(offsets, weights, _blur_mass(neighbours, mass[0], mass[1]), gain, math.sqrt(gain * strength))
-    return Lattice(offsets, weights, neighbours)
+    _normalize(offsets, weights, _blur_mass(neighbors, mass[0], mass[1]), gain, math.sqrt(gain * strength))
+    return Lattice(offsets, weights, neighbors)
 
 
 def _elevation_scale(dimensions):
@@ -129,7 +129,7 @@ def _elevation_scale(dimensions):
 def _number_vertices(sizes, widths, scale):
     """The box that holds all vertices of features below `sizes / widths`, and the numbering in it."""
     reach = [float(size) / float(width) * float(s) for size, width, s in zip(sizes, widths, scale)]
-    margin = 3 * (len(scale) + 1)  # a vertex is less than one simplex from its point, a neighbour one further
+    margin = 3 * (len(scale) + 1)  # a vertex is less than one simplex from its point, a neighbor one further
     lows, strides, total = [], [], 1
     for axis in range(len(scale)):
         low = -axis * reach[axis - 1] if axis else 0.0
@@ -142,7 +142,7 @@ def _number_vertices(sizes, widths, scale):
             "The CRF's kernel is too narrow for an image of this size. "
             f"Received: widths {[float(width) for width in widths]}. Use wider ones."
         )
-    # A neighbour is 1 more on every coordinate, and d + 1 less on one. The last coordinate is not part of the
+    # A neighbor is 1 more on every coordinate, and d + 1 less on one. The last coordinate is not part of the
     # number: it is minus the sum of the others.
     steps = sum(strides) - (len(scale) + 1) * np.array([*strides, 0], np.int64)
     return _Grid(tuple(lows), tuple(strides), steps)
@@ -215,7 +215,7 @@ def _write_features(pixels, width, first, last, widths, features):
 
 @register_jitable
 def _locate_eight(features, start, scale, elevated, base, rank):
-    """The simplex of eight points: its zero-coloured vertex `base`, the `rank` of the remainders.
+    """The simplex of eight points: its zero-colored vertex `base`, the `rank` of the remainders.
 
     `elevated` holds the points in the lattice's plane, then their remainders divided by d + 1. All three are
     ((d + 1) * 8,) with the eight points side by side. The order of the float operations is pydensecrf's, so
@@ -301,30 +301,30 @@ def _embed(features, first, last, scale, grid, scratch, table, vertices, offsets
 
 
 @njit(nogil=True, cache=True)
-def _find_neighbours(table, vertices, grid, neighbours):
-    """Fill in the neighbours that exist; one search finds both directions of a pair."""
-    for axis in range(neighbours.shape[0]):
+def _find_neighbors(table, vertices, grid, neighbors):
+    """Fill in the neighbors that exist; one search finds both directions of a pair."""
+    for axis in range(neighbors.shape[0]):
         for vertex in range(vertices):
-            neighbour = table.indices[_slot(table, table.vertex_keys[vertex] + grid.steps[axis])]
-            if neighbour != _FREE:
-                neighbours[axis, vertex, 0] = neighbour
-                neighbours[axis, neighbour, 1] = vertex
+            neighbor = table.indices[_slot(table, table.vertex_keys[vertex] + grid.steps[axis])]
+            if neighbor != _FREE:
+                neighbors[axis, vertex, 0] = neighbor
+                neighbors[axis, neighbor, 1] = vertex
 
 
 @njit(nogil=True, cache=True)
-def _blur_mass(neighbours, source, target):
+def _blur_mass(neighbors, source, target):
     """`blur` of one number a vertex; returns the array, of the two given, that holds the result."""
     half = np.float32(0.5)
-    for axis in range(neighbours.shape[0]):
-        for vertex in range(neighbours.shape[1]):
-            sides = source[neighbours[axis, vertex, 0]] + source[neighbours[axis, vertex, 1]]
+    for axis in range(neighbors.shape[0]):
+        for vertex in range(neighbors.shape[1]):
+            sides = source[neighbors[axis, vertex, 0]] + source[neighbors[axis, vertex, 1]]
             target[vertex] = source[vertex] + half * sides
         source, target = target, source
     return source
 
 
 @njit(nogil=True, cache=True)
-def _normalise(offsets, weights, mass, gain, factor):
+def _normalize(offsets, weights, mass, gain, factor):
     """Divide a pixel's weights by the root of its row sum, and multiply by `factor`: D^-1/2 K D^-1/2.
 
     The weights serve splat and slice, so that the filter gets `factor` squared.
@@ -363,21 +363,21 @@ def splat(vector_lanes, vertex_count, lattice, pixel, vector, values):
 
 
 @njit(nogil=True, cache=True)
-def blur(vector_lanes, neighbours, source, target):
-    """Add to each vertex half of its two neighbours, one axis after another, from one array to the other.
+def blur(vector_lanes, neighbors, source, target):
+    """Add to each vertex half of its two neighbors, one axis after another, from one array to the other.
 
     Args:
         vector_lanes: how many lanes, see `wsss.refine.simd`.
-        neighbours: of the lattice; after an even number of axes the result is in `source`, else in `target`.
+        neighbors: of the lattice; after an even number of axes the result is in `source`, else in `target`.
         source: float32 ((vertices + 1) * lanes,), its last row zeros; both are overwritten.
         target: another such array.
     """
     width = len(vector_lanes)
     half = broadcast(vector_lanes, np.float32(0.5))
-    for axis in range(neighbours.shape[0]):
-        for vertex in range(neighbours.shape[1]):
-            one_side = load(vector_lanes, source, neighbours[axis, vertex, 0] * width)
-            other_side = load(vector_lanes, source, neighbours[axis, vertex, 1] * width)
+    for axis in range(neighbors.shape[0]):
+        for vertex in range(neighbors.shape[1]):
+            one_side = load(vector_lanes, source, neighbors[axis, vertex, 0] * width)
+            other_side = load(vector_lanes, source, neighbors[axis, vertex, 1] * width)
             own = load(vector_lanes, source, vertex * width)
             store(target, vertex * width, multiply_add(half, one_side + other_side, own))
         source, target = target, source

@@ -24,7 +24,7 @@ from wsss.refine.simd import (
 
 
 # The layout of the labels of all unaries. A pixel has `planes` vectors of `width` lanes, each plane an array
-# of its own. Up to 8 labels: every unary takes `unit` = 1, 2, 4 or 8 neighbouring lanes (a group, over which
+# of its own. Up to 8 labels: every unary takes `unit` = 1, 2, 4 or 8 neighboring lanes (a group, over which
 # the softmax goes), and several groups share a vector. More: every unary takes `span` whole planes. Lanes
 # that are left over hold a probability of zero.
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def mean_field(bilateral, gaussian, unaries, copies, iterations):
             for k, lattice in enumerate((bilateral, gaussian)):
                 here[k][:, -width:] = 0
                 for plane in range(planes):
-                    blur(vector_lanes, lattice.neighbours, there[k][plane], here[k][plane])
+                    blur(vector_lanes, lattice.neighbors, there[k][plane], here[k][plane])
             # After an even number of axes, the bilateral lattice's, the result is where the values were.
             here[0], there[0] = there[0], here[0]
     del here, there, values
@@ -214,7 +214,7 @@ def _spread(
 
 @register_jitable
 def _softmax_groups(values, count, group, copies):
-    """Softmax of each `group` neighbours of the flat array, in place; sixteen numbers at a time."""
+    """Softmax of each `group` neighbors of the flat array, in place; sixteen numbers at a time."""
     for i in range(0, count, 16):
         vector = load(_SIXTEEN, values, i)
         vector = exp(vector - group_maximum(vector, group))
