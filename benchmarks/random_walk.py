@@ -2,7 +2,7 @@
 
     python -m benchmarks.random_walk [--quick] [--rounds 5]
 
-256 steps, beta 8, three classes; building the normalised stencil, or the normalised matrix, is included. The
+256 steps, beta 8, three classes; building the normalized stencil, or the normalized matrix, is included. The
 baseline is what AffinityNet and IRN run, in NumPy: eight squarings with two threads of the BLAS (state
 OPENBLAS_NUM_THREADS=2). Seconds are CPU time, that of the two threads halved, so that other work on the
 machine does not count. At 94 x 125 an eighth of one squaring is measured and counted 64 times; at 256 x 256
@@ -19,7 +19,9 @@ import numpy as np
 
 from benchmarks.memory import growth_megabytes
 from benchmarks.refinement import child, interleaved, verdict
-from wsss.refine.random_walk import _path, edge_affinity, neighbour_offsets, random_walk
+from wsss.common.pixel_pairs import pair_offsets, path_pixels
+from wsss.refine.affinity import edge_affinity
+from wsss.refine.random_walk import random_walk
 
 STEPS, BETA, CLASSES = 256, 8, 3
 THREADS = min(2, os.cpu_count() or 1)
@@ -122,8 +124,8 @@ def _compare_paths(size, rounds):
         height, width = size
         padded = np.pad(edge, 4, constant_values=1)
         rows = []
-        for dy, dx in neighbour_offsets(5):
-            pixels = [padded[4 + y : 4 + y + height, 4 + x : 4 + x + width] for y, x in _path(dy, dx)]
+        for dy, dx in pair_offsets(5):
+            pixels = [padded[4 + y : 4 + y + height, 4 + x : 4 + x + width] for y, x in path_pixels(dy, dx)]
             rows.append(1 - np.max(pixels, axis=0))
         return np.stack(rows)
 
@@ -132,7 +134,7 @@ def _compare_paths(size, rounds):
     equal = all(
         np.array_equal(one[: size[0] - dy, max(0, -dx) : size[1] - max(0, dx)],
                        two[: size[0] - dy, max(0, -dx) : size[1] - max(0, dx)])
-        for (dy, dx), one, two in zip(neighbour_offsets(5), ways["ours"](), pixel_by_pixel())
+        for (dy, dx), one, two in zip(pair_offsets(5), ways["ours"](), pixel_by_pixel())
     )  # fmt: skip
     print(
         f"path affinity {size[0]} x {size[1]}: {1e3 * medians['ours']:.2f} ms, "

@@ -12,7 +12,7 @@ COMMANDS = {"__main__", *(path.stem for path in PACKAGE.glob("*.py") if "def mai
 # What each room may import from the other rooms. Every module of the package lies in one of these rooms.
 MAY_IMPORT = {
     "common": set(),
-    "ops": set(),
+    "ops": {"common"},
     "layers": {"ops"},
     "backbones": {"common", "layers", "ops"},
     "models": {"backbones", "common", "layers", "ops"},

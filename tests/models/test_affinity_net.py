@@ -182,7 +182,7 @@ def test_labels_are_taken_at_the_centre_of_each_cell():
 
 def test_too_small_a_radius_is_refused():
     image = keras.Input((8, 8, 3))
-    with pytest.raises(ValueError, match="`radius` must be at least 2"):
+    with pytest.raises(ValueError, match="`radius` must be an integer, 2 or more"):
         AffinityNet(image, image, radius=1)
 
 

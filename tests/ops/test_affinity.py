@@ -188,7 +188,7 @@ def test_displacements_to_one_centre_lose_nothing_within_a_class():
 
 
 def test_radius_without_pairs_is_an_error():
-    with pytest.raises(ValueError, match="`radius` must be at least 2"):
+    with pytest.raises(ValueError, match="`radius` must be an integer, 2 or more"):
         pair_offsets(1)
 
 

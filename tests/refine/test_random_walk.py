@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import ops
 
 from tests.golden import assert_close, golden_cases
-from wsss.ops.interpolation import interpolation_matrix
+from wsss.common.pixel_pairs import pair_offsets, path_pixels
+from wsss.inference.cam_scores import background_scores, enlarge_cells, mean_of_cells
+from wsss.ops.affinity import feature_affinity, path_affinity, path_offsets
+from wsss.refine.affinity import Affinity, edge_affinity, pair_affinity
 from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
-from wsss.refine.random_walk import (
-    Affinity,
-    _chebyshev_coefficients,
-    _path,
-    edge_affinity,
-    feature_affinity,
-    neighbour_offsets,
-    random_walk,
-)
+from wsss.refine.random_walk import _chebyshev_coefficients, random_walk
 
 
 def dense_matrix(affinity):
@@ -42,9 +38,15 @@ def dense_walk(scores, affinity, beta, steps):
     )
 
 
+def affinity_of_features(feature, radius=5, **options):
+    """The `Affinity` of features (height, width, channels), as an AffinityNet predicts it."""
+    pairs = feature_affinity(ops.convert_to_tensor(feature[None]), radius, all_pairs=True)
+    return pair_affinity(ops.convert_to_numpy(pairs)[0], radius, **options)
+
+
 def random_case(height, width, classes=2, radius=3, seed=0):
     rng = np.random.default_rng(seed)
-    offsets = np.array(neighbour_offsets(radius))
+    offsets = np.array(pair_offsets(radius))
     weights = rng.random((len(offsets), height, width)).astype(np.float32)
     return rng.random((height, width, classes)).astype(np.float32), Affinity(offsets, weights)
 
@@ -113,19 +115,38 @@ def test_classes_walk_on_their_own():
 
 def test_mirroring_the_image_mirrors_the_walk():
     rng = np.random.default_rng(0)
-    scores, feature = rng.random((9, 11, 2)), rng.random((9, 11, 5))
-    mirrored = random_walk(scores[:, ::-1], feature_affinity(feature[:, ::-1]))
-    np.testing.assert_allclose(mirrored[:, ::-1], random_walk(scores, feature_affinity(feature)), rtol=1e-5)
+    scores, feature = rng.random((9, 11, 2)), rng.random((9, 11, 5), np.float32)
+    mirrored = random_walk(scores[:, ::-1], affinity_of_features(feature[:, ::-1].copy()))
+    expected = random_walk(scores, affinity_of_features(feature))
+    np.testing.assert_allclose(mirrored[:, ::-1], expected, rtol=1e-5)
 
 
-def test_feature_affinity_is_the_formula():
+def test_predicted_affinity_is_that_of_the_features():
     feature = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
-    affinity = feature_affinity(feature)
+    affinity = affinity_of_features(feature)
     for (dy, dx), weights in zip(affinity.offsets, affinity.weights):
         for y in range(6 - dy):
             for x in range(max(0, -dx), min(8, 8 - dx)):
                 expected = np.exp(-np.abs(feature[y, x] - feature[y + dy, x + dx]).mean())
                 assert weights[y, x] == pytest.approx(expected, rel=1e-5)
+
+
+def test_published_borders_leave_out_pairs_that_training_does_not_see():
+    """Radius 3 at 5 x 6: upper pixels in rows 0..2 and columns 2..3 remain."""
+    affinity = pair_affinity(np.ones((5, 6, 12)), 3, published_borders=True)
+    expected = np.zeros((5, 6))
+    expected[:3, 2:4] = 1
+    for weights in affinity.weights:
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_edge_affinity_equals_the_form_that_is_trained():
+    """The trained one has the pairs whose first pixel has all neighbors, in IRN's order of offsets."""
+    edge = np.random.default_rng(0).random((11, 14), np.float32)
+    trained = ops.convert_to_numpy(path_affinity(ops.convert_to_tensor(edge[None]), 5))[0]
+    affinity = edge_affinity(edge, 5)
+    order = [path_offsets(5).index(tuple(offset)) for offset in affinity.offsets.tolist()]
+    np.testing.assert_array_equal(affinity.weights[:, :7, 4:10], np.moveaxis(trained, 2, 0)[order])
 
 
 @settings(deadline=None, max_examples=25)
@@ -136,7 +157,9 @@ def test_edge_affinity_is_the_maximum_over_the_path_to_the_last_bit(height, widt
     for (dy, dx), weights in zip(affinity.offsets, affinity.weights):
         for y in range(height - dy):
             for x in range(max(0, -dx), min(width, width - dx)):
-                assert weights[y, x] == np.float32(1) - max(edge[y + py, x + px] for py, px in _path(dy, dx))
+                assert weights[y, x] == np.float32(1) - max(
+                    edge[y + py, x + px] for py, px in path_pixels(dy, dx)
+                )
 
 
 def test_threads_give_the_same_walks():
@@ -165,8 +188,7 @@ SCORES, AFFINITY = random_case(4, 5)
         (lambda: random_walk(SCORES, AFFINITY, steps=-1), "`steps` must be"),
         (lambda: random_walk(SCORES, AFFINITY, steps=2.5), "`steps` must be"),
         (lambda: random_walk(SCORES, AFFINITY, tolerance=0), "`tolerance` must lie"),
-        (lambda: feature_affinity(np.zeros((4, 5))), "`feature` must be"),
-        (lambda: feature_affinity(np.full((4, 5, 2), np.nan)), "with NaN"),
+        (lambda: pair_affinity(np.zeros((4, 5, 12))), r"must be \(height, width, 34\)"),
         (lambda: edge_affinity(np.zeros((0, 5))), "`edge` must be"),
         (lambda: edge_affinity(np.zeros((4, 5)), radius=1), "`radius` must be"),
     ],
@@ -177,36 +199,27 @@ def test_bad_input_gives_one_clear_error(call, message):
     assert "\n" not in str(caught.value)
 
 
-def resize(images, size):
-    """Half-pixel bilinear resize of (classes, height, width)."""
-    rows, columns = (interpolation_matrix(out, side) for out, side in zip(size, images.shape[1:]))
-    return rows @ images @ columns.T
-
-
 @golden_cases("f_rw")
 def test_affinity_net_walk_equals_the_published_one(case):
     height, width = case["image"].shape[:2]
-    affinity = feature_affinity(case.channels_last("feature")[0], published_borders=True)
+    affinity = affinity_of_features(case.channels_last("feature")[0], published_borders=True)
     np.testing.assert_allclose(dense_matrix(affinity), case["aff_dense"], rtol=1e-5)
 
-    cams, keys = case["cams"], case["keys"] + 1
     pooled = case["cam_pooled21"]
     padded = [8 * side for side in pooled.shape[1:]]
     # One of the published programs has a constant background; the recording does not say which it was.
     is_constant = np.abs(pooled[0] - 0.27).min() < 1e-6 and pooled[0].max() < 0.2701
-    background = 0.27 if is_constant else (1 - cams.max(0)) ** case["alpha"]
+    rule = {"threshold": 0.27} if is_constant else {"alpha": float(case["alpha"])}
     scores = np.zeros((21, height, width), np.float32)
-    scores[0], scores[keys] = background, cams
-    scores = np.pad(scores, pad_to(cams, padded))
-    ours = pool(scores)
-    assert_close(ours, pooled, atol=1e-5)
+    scores[0], scores[case["keys"] + 1] = background_scores(case["cams"], **rule), case["cams"]
+    assert_close(mean_of_cells(scores, pooled.shape[1:]), pooled, atol=1e-5)
 
     walked = random_walk(np.moveaxis(pooled, 0, 2), affinity, float(case["beta"]), 2 ** int(case["logt"]))
     walked = np.moveaxis(walked, 2, 0)
     assert_close(walked, case["cam_rw_low"], rtol=1e-4)
     assert_close(walked, case["cam_rw_low_f64"], rtol=1e-5)
 
-    upsampled = resize(walked, padded)
+    upsampled = enlarge_cells(walked, padded)
     if case["crf"]:
         image = normalized_and_back(case["image"], padded)
         energies = unary_from_probabilities(np.clip(np.moveaxis(upsampled, 0, 2), 0, 1))
@@ -223,7 +236,7 @@ def test_affinity_net_walk_equals_the_published_one(case):
 def normalized_and_back(image, size):
     """What the published program shows to its CRF: its network's input, padded, as pixels again.
 
-    Normalised in float64, kept and taken back in float32, and cut to integers: a third of the numbers comes
+    Normalized in float64, kept and taken back in float32, and cut to integers: a third of the numbers comes
     out one lower.
     """
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -231,16 +244,6 @@ def normalized_and_back(image, size):
     normalized = np.pad(normalized, [*((0, out - side) for side, out in zip(image.shape, size)), (0, 0)])
     back = (normalized * np.float32(deviation) + np.float32(mean)) * np.float32(255)
     return np.clip(back, 0, 255).astype(np.uint8)
-
-
-def pad_to(cams, size):
-    return [(0, 0), *((0, padded - side) for padded, side in zip(size, cams.shape[1:]))]
-
-
-def pool(images):
-    """Mean over squares of 8 pixels."""
-    *rest, height, width = images.shape
-    return images.reshape(*rest, height // 8, 8, width // 8, 8).mean((-3, -1))
 
 
 @golden_cases("i_irn_propagate")
@@ -264,7 +267,7 @@ def test_irn_walk_equals_the_published_one(case):
     assert_close(walked[:, None], case["rw"], rtol=5e-4)
     assert_close(walked[:, None], case["rw_f64"], rtol=1e-5)
     full_height, full_width = case["orig_size_hw"]
-    upsampled = resize(walked, (4 * height, 4 * width))[:, :full_height, :full_width]
+    upsampled = enlarge_cells(walked, (4 * height, 4 * width))[:, :full_height, :full_width]
     upsampled /= upsampled.max()
     assert_close(upsampled, case["rw_up_normalised"], rtol=5e-4)
     background = np.full((1, full_height, full_width), 0.25)

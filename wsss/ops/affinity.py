@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from wsss.common.pixel_pairs import pair_offsets, path_pixels
+
 EPSILON = 1e-5  # in the logarithms and divisions of all losses, as published
 
 
@@ -53,39 +55,9 @@ class DisplacementLoss(NamedTuple):
 
 
 @functools.lru_cache(maxsize=32)
-def pair_offsets(radius):
-    """Offsets `(dy, dx)` of half a disc, in the order of AffinityNet: by rows, then by columns.
-
-    Args:
-        radius: int >= 2; offsets are shorter than it.
-
-    Returns:
-        Tuple of `(dy, dx)`, 34 of them for radius 5.
-    """
-    _check_radius(radius)
-    right = [(0, dx) for dx in range(1, radius)]
-    below = [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius)]
-    return tuple(right + [(dy, dx) for dy, dx in below if dy**2 + dx**2 < radius**2])
-
-
-@functools.lru_cache(maxsize=32)
 def path_offsets(radius):
     """`pair_offsets` in the order of IRN: by the number of pixels on the path, then as they were."""
     return tuple(sorted(pair_offsets(radius), key=_path_length))
-
-
-def path_pixels(dy, dx):
-    """Pixels of the discrete line from (0, 0) to (dy, dx), ends included: nearer to it than 1.
-
-    Args:
-        dy: int >= 0.
-        dx: int.
-
-    Returns:
-        Set of `(y, x)`.
-    """
-    box = [(y, x) for y in range(dy + 1) for x in range(min(dx, 0), max(dx, 0) + 1)]
-    return {(y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy**2 + dx**2 or (y, x) == (0, 0)}
 
 
 def fitting_radius(height, width, radius=5):
@@ -136,7 +108,7 @@ def path_affinity(edge, radius):
     edge = edge[..., 0] if len(edge.shape) == 4 else edge
     strongest = []
     for _, offsets in itertools.groupby(path_offsets(radius), key=_path_length):
-        paths = [sorted(path_pixels(*offset)) for offset in offsets]
+        paths = [path_pixels(*offset) for offset in offsets]
         strongest.append(ops.max(_values_at(edge, paths, radius - 1), axis=-1))
     return 1 - ops.concatenate(strongest, axis=-1)
 
@@ -250,8 +222,3 @@ def _path_length(offset):
 
 def _masked_mean(values, mask):
     return ops.sum(values * mask) / (ops.sum(mask) + EPSILON)
-
-
-def _check_radius(radius):
-    if radius < 2:
-        raise ValueError(f"`radius` must be at least 2, or there are no pairs. Received: {radius}.")

@@ -1,7 +1,7 @@
 """The random walk that spreads class scores to pixels with a high affinity, without ever forming its matrix.
 
 AffinityNet and IRN multiply the scores by `T ** steps`, where T is the matrix of the affinities of all pixel
-pairs, raised to a power and normalised to columns that sum to one; they square it again and again, which
+pairs, raised to a power and normalized to columns that sum to one; they square it again and again, which
 takes the cube of the number of pixels. Here
 
 - T is a stencil: only pairs nearer than `radius` have an affinity; a step is a weighted sum of shifts;
@@ -12,128 +12,28 @@ takes the cube of the number of pixels. Here
 
 Sources: Ahn & Kwak, CVPR 2018, section 3.3; Ahn, Cho & Kwak, CVPR 2019, section 5.2.
 
-    walked = random_walk(scores, feature_affinity(feature), beta=8, steps=2**6)             # AffinityNet
-    walked = random_walk(scores * (1 - edge[..., None]), edge_affinity(edge), beta=10)      # IRN
+    walked = random_walk(scores, pair_affinity(pairs), beta=8, steps=2**6)               # AffinityNet
+    walked = random_walk(scores * (1 - edge[..., None]), edge_affinity(edge), beta=10)   # IRN
 """
 
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from wsss.refine.affinity import Affinity
 from wsss.refine.simd import broadcast, lanes, load, multiply_add, store
 
 
-class Affinity(NamedTuple):
-    """Affinity of each pixel with its neighbours; every unordered pair once.
-
-    Attributes:
-        offsets: int (pairs, 2), `(dy, dx)` from a pixel to its neighbour.
-        weights: float32 (pairs, height, width) in [0, 1]; what lies outside the image is not read.
-    """
-
-    offsets: np.ndarray
-    weights: np.ndarray
-
-
-@functools.lru_cache(maxsize=32)
-def neighbour_offsets(radius):
-    """Offsets `(dy, dx)` of half a disc: those shorter than `radius`, by rows, then by columns.
-
-    Args:
-        radius: int >= 2.
-
-    Returns:
-        Tuple of pairs, 34 of them for radius 5.
-    """
-    if not isinstance(radius, (int, np.integer)) or radius < 2:
-        raise ValueError(f"`radius` must be an integer, 2 or more. Received: {radius}.")
-    right = [(0, dx) for dx in range(1, radius)]
-    below = [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius)]
-    return tuple(right + [(dy, dx) for dy, dx in below if dy**2 + dx**2 < radius**2])
-
-
-def feature_affinity(feature, radius=5, published_borders=False):
-    """AffinityNet's affinity, `exp(-mean_c |f_i - f_j|)`: Ahn & Kwak, CVPR 2018, equation 1.
-
-    Args:
-        feature: float (height, width, channels).
-        radius: pairs are nearer than this, pixels, >= 2.
-        published_borders: leave out what the published code leaves out: pairs whose upper pixel (in one row:
-            left) is in the last `radius - 1` rows, or the first or last `radius - 1` columns. Its index of
-            pairs was made for training, where only pixels with all their neighbours count.
-
-    Returns:
-        The `Affinity`.
-
-    Raises:
-        ValueError: the feature is not (height, width, channels) of finite numbers.
-    """
-    feature = np.ascontiguousarray(feature, np.float32)
-    if feature.ndim != 3 or not feature.size or not np.isfinite(feature).all():
-        raise ValueError(
-            "`feature` must be finite numbers (height, width, channels), not empty. "
-            f"Received: shape {feature.shape}{'' if np.isfinite(feature).all() else ' with NaN or infinity'}."
-        )
-    offsets = np.array(neighbour_offsets(radius))
-    weights = np.zeros((len(offsets), *feature.shape[:2]), np.float32)
-    _mean_differences(feature, offsets, weights)
-    np.exp(-weights, out=weights)
-    if published_borders:
-        reach = radius - 1
-        weights[:, max(feature.shape[0] - reach, 0) :] = 0
-        weights[:, :, :reach] = 0
-        weights[:, :, max(feature.shape[1] - reach, 0) :] = 0
-    return Affinity(offsets, weights)
-
-
-def edge_affinity(edge, radius=5):
-    """IRN's affinity: one minus the strongest edge on the straight path between two pixels.
-
-    The maximum over a path is that over a few shorter paths which cover it, so it takes one or two operations
-    on whole images for each offset instead of one for each pixel of each path; equal to the last bit.
-
-    Source: Ahn, Cho & Kwak, CVPR 2019, equation 1.
-
-    Args:
-        edge: float (height, width), each in [0, 1].
-        radius: pairs are nearer than this, pixels, >= 2.
-
-    Returns:
-        The `Affinity`.
-
-    Raises:
-        ValueError: the edges are not (height, width) of finite numbers.
-    """
-    edge = np.asarray(edge, np.float32)
-    if edge.ndim != 2 or not edge.size or not np.isfinite(edge).all():
-        raise ValueError(
-            "`edge` must be finite numbers (height, width), not empty. "
-            f"Received: shape {edge.shape}{'' if np.isfinite(edge).all() else ' with NaN or infinity'}."
-        )
-    height, width = edge.shape
-    offsets = neighbour_offsets(radius)
-    # A shift by (dy, dx) is one by dy * width + dx in the flat image; what that wraps around is outside.
-    reach = (radius - 1) * (width + 1)
-    flat = np.zeros(height * width + 2 * reach, np.float32)
-    flat[reach : reach + height * width] = edge.ravel()
-    along = {((0, 0),): flat}  # maximum over a path, by its pixels, at each place where the path may begin
-    for path, pieces in _path_pieces(radius):
-        maximum = None
-        for (dy, dx), piece in pieces:
-            shifted = _shift(along[piece], dy * width + dx)
-            maximum = shifted if maximum is None else np.maximum(maximum, shifted)
-        along[path] = maximum
-    weights = np.empty((len(offsets), height * width), np.float32)
-    for weight, offset in zip(weights, offsets):
-        np.subtract(1, along[_path(*offset)][reach : reach + height * width], out=weight)
-    return Affinity(np.array(offsets), weights.reshape(-1, height, width))
-
-
-def random_walk(scores, affinity, beta=8.0, steps=256, tolerance=1e-6):
-    """Scores after a walk: `scores @ T ** steps`, T the normalised affinities to the power of `beta`.
+def random_walk(
+    scores: np.ndarray,
+    affinity: Affinity,
+    beta: float = 8.0,
+    steps: int = 256,
+    tolerance: float = 1e-6,
+) -> np.ndarray:
+    """Scores after a walk: `scores @ T ** steps`, T the normalized affinities to the power of `beta`.
 
     The result differs from the exact one by at most `tolerance` times the size of `scores`, both measured as
     the root of the sum of squares weighted by the column sums of the powered affinities, plus rounding (below
@@ -158,12 +58,12 @@ def random_walk(scores, affinity, beta=8.0, steps=256, tolerance=1e-6):
     height, width, classes = scores.shape
     powered = _power(weights, beta)
     columns = -(-width // _LANES)
-    neighbours = -(-2 * len(offsets) // 4) * 4  # the loop takes four at a time; spare ones weigh nothing
-    stencil = np.zeros((height, columns, neighbours, _LANES), np.float32)
-    _normalise(powered, offsets, stencil)
+    neighbors = -(-2 * len(offsets) // 4) * 4  # the loop takes four at a time; spare ones weigh nothing
+    stencil = np.zeros((height, columns, neighbors, _LANES), np.float32)
+    _normalize(powered, offsets, stencil)
     margin = int(np.abs(offsets).max(initial=0))
     stride = columns * _LANES + 2 * margin
-    shifts = np.zeros(neighbours, np.int64)
+    shifts = np.zeros(neighbors, np.int64)
     shifts[: 2 * len(offsets)] = np.concatenate([offsets, -offsets]) @ np.array([stride, 1])
     current = np.zeros((classes, height + 2 * margin, stride), np.float32)
     inside = (slice(None), slice(margin, margin + height), slice(margin, margin + width))
@@ -233,10 +133,10 @@ def _chebyshev_coefficients(steps, tolerance):
 
 
 @njit(nogil=True, cache=True)
-def _normalise(weights, offsets, stencil):
+def _normalize(weights, offsets, stencil):
     """Write the weights, divided by the column sums, to `stencil` (height, columns, 2 pairs, lanes).
 
-    There all weights of a run of pixels are neighbours: first those towards the offsets, then those against
+    There all weights of a run of pixels are neighbors: first those towards the offsets, then those against
     them. A pixel's sum is over its pairs in both directions, and 1 for itself.
     """
     pairs, height, width = weights.shape
@@ -266,7 +166,7 @@ def _expand(vector_lanes, stencil, shifts, margin, current, previous, total, coe
     Both `current` and `previous` are overwritten.
     """
     size = len(vector_lanes)
-    height, columns, neighbours = stencil.shape[:3]
+    height, columns, neighbors = stencil.shape[:3]
     classes, _, stride = current.shape
     flat_stencil = stencil.reshape(-1)
     flat_total = total.reshape(-1)
@@ -276,13 +176,13 @@ def _expand(vector_lanes, stencil, shifts, margin, current, previous, total, coe
         coefficient = broadcast(vector_lanes, coefficients[degree])
         for y in range(height):
             for column in range(columns):
-                first = (y * columns + column) * neighbours * size
+                first = (y * columns + column) * neighbors * size
                 for label in range(classes):
                     place = (label * (height + 2 * margin) + margin + y) * stride + margin + column * size
                     own = load(vector_lanes, here, place)
                     # Four sums, so that an addition need not wait for the one before.
                     flux_a = flux_b = flux_c = flux_d = broadcast(vector_lanes, np.float32(0))
-                    for k in range(0, neighbours, 4):
+                    for k in range(0, neighbors, 4):
                         start = first + k * size
                         value = load(vector_lanes, here, place + shifts[k])
                         flux_a = multiply_add(load(vector_lanes, flat_stencil, start), value - own, flux_a)
@@ -301,62 +201,3 @@ def _expand(vector_lanes, stencil, shifts, margin, current, previous, total, coe
                     so_far = load(vector_lanes, flat_total, place)
                     store(flat_total, place, multiply_add(coefficient, new, so_far))
         current, previous = previous, current
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
-def _mean_differences(feature, offsets, result):
-    """Mean over the channels of |f_i - f_j| for each pair inside the image."""
-    height, width, channels = feature.shape
-    for k in range(offsets.shape[0]):
-        dy, dx = offsets[k]
-        for y in range(height - dy):
-            for x in range(max(0, -dx), min(width, width - dx)):
-                total = np.float32(0)
-                for channel in range(channels):
-                    total += abs(feature[y, x, channel] - feature[y + dy, x + dx, channel])
-                result[k, y, x] = total / np.float32(channels)
-
-
-def _shift(flat, distance):
-    """`flat[i + distance]` at each i, zero where that is outside."""
-    result = np.zeros_like(flat)
-    if distance > 0:
-        result[:-distance] = flat[distance:]
-    elif distance < 0:
-        result[-distance:] = flat[:distance]
-    else:
-        return flat
-    return result
-
-
-@functools.lru_cache(maxsize=256)
-def _path(dy, dx):
-    """Pixels of the line from (0, 0) to (dy, dx), dy >= 0: nearer to it than 1, and in its box; sorted."""
-    box = [(y, x) for y in range(dy + 1) for x in range(min(dx, 0), max(dx, 0) + 1)]
-    return tuple((y, x) for y, x in box if (dy * x - dx * y) ** 2 < dy**2 + dx**2)
-
-
-@functools.lru_cache(maxsize=32)
-def _path_pieces(radius):
-    """For each path, shortest first: shorter paths, shifted, that together cover it.
-
-    Returns:
-        List of (path, pieces), a piece being (shift, path); paths as in `_path`.
-    """
-    plan, known = [], [((0, 0),)]
-    for path in sorted((_path(*offset) for offset in neighbour_offsets(radius)), key=len):
-        pieces = []
-        for piece in known:
-            for y, x in path:  # where the first pixel of the piece may lie
-                dy, dx = y - piece[0][0], x - piece[0][1]
-                covered = {(piece_y + dy, piece_x + dx) for piece_y, piece_x in piece}
-                if covered <= set(path):
-                    pieces.append(((dy, dx), piece, covered))
-        left, chosen = set(path), []
-        while left:
-            best = max(pieces, key=lambda candidate: len(candidate[2] & left))
-            chosen.append(best[:2])
-            left -= best[2]
-        plan.append((path, chosen))
-        known.append(path)
-    return plan

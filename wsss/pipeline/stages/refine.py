@@ -224,21 +224,22 @@ def _refine_crf(scored, background, preset, unary, iterations):
 
 def _refine_walk(scored, background, predictor, beta, steps):
     from wsss.inference.predictor import cached_relation_predictor
-    from wsss.refine.random_walk import Affinity, edge_affinity, neighbour_offsets, random_walk
+    from wsss.refine.affinity import edge_affinity, pair_affinity
+    from wsss.refine.random_walk import random_walk
 
     if not scored.keys:
         return scored
     import_tensorflow()
     network = cached_relation_predictor(*predictor)
-    relations = np.moveaxis(network.predict(_image(scored)), -1, 0)
+    relations = network.predict(_image(scored))
     if network.kind == "affinity":
-        affinity = Affinity(np.array(neighbour_offsets(network.radius)), np.ascontiguousarray(relations))
+        affinity = pair_affinity(relations, network.radius)
     else:
-        affinity = edge_affinity(relations[0], EDGE_RADIUS)
+        affinity = edge_affinity(relations[..., 0], EDGE_RADIUS)
     published_beta, published_steps = PUBLISHED_WALKS[network.kind]
     stacked = np.concatenate([background(scored.scores)[None], scored.scores])
     walked = random_walk(
-        np.moveaxis(mean_of_cells(stacked, relations.shape[1:]), 0, -1),
+        np.moveaxis(mean_of_cells(stacked, relations.shape[:2]), 0, -1),
         affinity,
         published_beta if beta is None else beta,
         published_steps if steps is None else steps,
