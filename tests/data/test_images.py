@@ -152,3 +152,38 @@ def test_a_bad_image_travels_between_processes():
         "Replace it.",
         "It is. Replace it.",
     )
+
+
+def test_an_animation_cut_in_the_middle_is_corrupt():
+    frames = [picture(60, 60, seed=seed) for seed in range(3)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for end in range(20, len(data) - 1, 97):
+        with pytest.raises(BadImage) as caught:
+            inspect_image(data[:end])
+        assert caught.value.reason in ("corrupt", "animated")
+
+
+def test_every_prefix_of_an_image_is_either_decoded_or_refused_by_all():
+    """Decoding with and without inspection agree, wherever a file was cut or a bit was turned."""
+    for format in ("PNG", "BMP", "GIF", "JPEG"):
+        data = encoded(picture(20, 20), format)
+        damaged = [data[:end] for end in range(0, len(data), 13)]
+        damaged += [flipped(data, position) for position in range(0, len(data), 7)]
+        for candidate in damaged:
+            try:
+                metadata = inspect_image(candidate)
+            except BadImage:
+                continue
+            assert decode_image(candidate, metadata.orientation).shape == (
+                metadata.height,
+                metadata.width,
+                3,
+            )
+
+
+def test_a_side_is_limited_as_well_as_the_area():
+    for size in ((1, 70_000), (70_000, 1)):
+        data = encoded(Image.new("1", size), "PNG")
+        for decode in (inspect_image, decode_image):
+            with pytest.raises(BadImage, match="a side exceeds 65535"):
+                decode(data)

@@ -1,19 +1,18 @@
 """`wsss.data.loader`: decoding, batches, determinism."""
 
+import zlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.data.test_dataset import write_collection
-from tests.data.test_images import encoded, oriented, picture
+from tests.data.test_images import encoded, picture
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data import images
 from wsss.data.augment import Augmentation
 from wsss.data.dataset import Record, format_example, shard_name, write_metadata
 from wsss.data.loader import (
-    decode_image,
-    evaluation_dataset,
     steps_per_epoch,
     training_dataset,
 )
@@ -56,22 +55,88 @@ def take(dataset, count):
     return [tuple(part.numpy() for part in batch) for batch in dataset.take(count)]
 
 
-@pytest.mark.parametrize(
-    ("format", "mode"),
-    [("JPEG", "RGB"), ("JPEG", "L"), ("BMP", "RGB"), ("GIF", "P"), ("GIF", "L")]
-    + [("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "LA", "1")],
-)
-def test_tensorflow_and_pillow_decode_to_the_same_pixels(format, mode):
-    data = encoded(picture(61, 83).convert(mode), format)
-    images.inspect_image(data)
-    np.testing.assert_array_equal(decode_image(data), images.decode_image(data))
+def small_collection(directory, image_bytes, orientation=1):
+    """One shard of the given images, 8 x 8 where they are readable; image `i` has the label `i % 3`."""
+    records = [
+        Record(f"i{index}", data, (index % 3,), 8, 8, orientation) for index, data in enumerate(image_bytes)
+    ]
+    path = io.join(str(directory), shard_name("small", "train", 0, 1))
+    size = write_records(path, map(format_example, records))[1]
+    return write_metadata(
+        str(directory),
+        name="small",
+        class_names=("a", "b", "c"),
+        shard_lengths={"train": (len(records),)},
+        split_bytes={"train": size},
+        has_masks=False,
+    )
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_is_undone_in_the_graph(orientation):
-    data = oriented(orientation)
-    result = tf.function(decode_image)(tf.constant(data), tf.constant(orientation))
-    np.testing.assert_array_equal(result, images.decode_image(data))
+def damaged_images():
+    """What Pillow or TensorFlow, or both, refuse to decode."""
+    grey = images.Image.new("RGB", (8, 8), (99,) * 3)
+    png, bmp = encoded(grey, "PNG"), encoded(grey, "BMP")
+    chunk = b"ABCD"  # a critical chunk that no program knows
+    unknown = b"\0\0\0\0" + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return {
+        "text": b"this is no image",
+        "cut": encoded(grey)[:-60],
+        "bmp_with_bytes_missing": bmp[:2] + b"\0\0\0\0" + bmp[6:-2],
+        "png_unknown_chunk": png[:33] + unknown + png[33:],
+        "png_with_wrong_bits": png[:45] + bytes([png[45] ^ 8]) + png[46:],
+        "gif_cut": encoded(picture(40, 40), "GIF")[:-300],
+    }
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_training_skips_and_names_images_that_cannot_be_decoded(tmp_path, caplog, cache):
+    good = [encoded(images.Image.new("RGB", (8, 8), (20 * index,) * 3), "PNG") for index in range(6)]
+    damaged = list(damaged_images().values())
+    collection = small_collection(tmp_path, good + damaged)
+    readable = set(range(6))
+    for index, data in enumerate(damaged, start=6):
+        try:
+            images.decode_image(data)
+            readable.add(index)
+        except images.BadImage:
+            pass
+    dataset = training_dataset(collection, "train", **PLAIN, cache=cache, epochs=2)
+    batches = take(dataset, 99)
+    assert len(batches) == 2 * steps_per_epoch(collection, "train", 4)  # epochs are full all the same
+    skipped = {message.split("`")[1] for message in caplog.messages}
+    assert skipped == {f"i{index}" for index in range(6 + len(damaged)) if index not in readable}
+    assert len(caplog.messages) == len(skipped) >= 2
+    assert f"({len(skipped)} of {6 + len(damaged)} so far)" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("name", damaged_images())
+def test_what_preparation_accepts_training_decodes_to_the_same_pixels(tmp_path, name):
+    data = damaged_images()[name]
+    try:
+        metadata = images.inspect_image(data)
+    except images.BadImage:
+        with pytest.raises(images.BadImage):
+            images.decode_image(data)
+        return
+    assert images.decode_image(data).shape == (metadata.height, metadata.width, 3)
+    dataset = training_dataset(small_collection(tmp_path, [data]), "train", **{**PLAIN, "batch_size": 1})
+    ((batch, _),) = take(dataset, 1)
+    np.testing.assert_allclose(batch[0] * 255, images.decode_image(data), atol=1e-3)
+
+
+def test_a_collection_without_a_readable_image_is_refused(tmp_path):
+    collection = small_collection(tmp_path, [b"text", b"more text"])
+    with pytest.raises(tf.errors.OpError, match="None of the 2 images can be decoded"):
+        take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 1}), 1)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_orientation_is_undone_while_training(tmp_path, orientation):
+    data = encoded(picture(8, 8))
+    collection = small_collection(tmp_path, [data], orientation=orientation)
+    ((batch, _),) = take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 1}), 1)
+    expected = images.decode_image(data, orientation)
+    np.testing.assert_allclose(batch[0] * 255, expected, atol=1e-3)
 
 
 def test_batches_have_the_promised_shapes_and_ranges(collection):
@@ -171,59 +236,12 @@ def test_impossible_batches_are_refused(collection):
         training_dataset(collection, "train", **SMALL, replicas=3)
 
 
-def test_evaluation_shows_every_image_once_as_it_is(collection):
-    examples = list(evaluation_dataset(collection, "train").as_numpy_iterator())
-    assert [example["image_id"][0].decode() for example in examples] == [f"i{index}" for index in range(10)]
-    for index, example in enumerate(examples):
-        assert example["image"].shape == (1, 8, 9 + index, 3)
-        np.testing.assert_allclose(example["image"], 20 * index / 255, rtol=1e-6)
-        np.testing.assert_array_equal(example["mask"], np.full((1, 8, 9 + index), 1 + index % 3))
-        np.testing.assert_array_equal(example["labels"], np.eye(3)[[index % 3]])
-
-
-def test_evaluation_pads_unlike_images_of_a_batch(collection):
-    dataset = evaluation_dataset(collection, "train", batch_size=4, pad_value=(0.25, 0.5, 0.75))
-    *_, last = dataset.as_numpy_iterator()
-    assert last["image"].shape == (2, 8, 18, 3)
-    np.testing.assert_array_equal(last["size"], [[8, 17], [8, 18]])
-    np.testing.assert_array_equal(last["image"][0, :, 17], np.broadcast_to([0.25, 0.5, 0.75], (8, 3)))
-    assert (last["mask"][0, :, 17] == 255).all()
-    assert (last["mask"][0, :, :17] == 3).all()
-
-
-def test_evaluation_at_one_size_fits_every_image_into_the_square(collection):
-    dataset = evaluation_dataset(collection, "train", batch_size=10, image_size=6)
-    (batch,) = dataset.as_numpy_iterator()
-    assert batch["image"].shape == (10, 6, 6, 3)
-    assert batch["mask"].shape == (10, 6, 6)
-    assert batch["size"][0].tolist() == [5, 6]
-    assert batch["size"][9].tolist() == [3, 6]
-    assert (batch["mask"][9, 3:] == 255).all()
-    assert (batch["mask"][9, :3] == 1).all()
-
-
-def test_evaluation_shrinks_to_a_longest_side_and_never_enlarges(collection):
-    shapes = [example["image"].shape[1:3] for example in evaluation_dataset(collection, "train", max_side=12)]
-    assert shapes[0] == (8, 9)
-    assert shapes[9] == (5, 12)
-    with pytest.raises(ValueError, match="not both"):
-        evaluation_dataset(collection, "train", max_side=12, image_size=12)
-
-
-def test_a_collection_without_masks_is_evaluated_without_them(tmp_path):
-    collection, _ = write_collection(tmp_path, masks=False)
-    (example,) = evaluation_dataset(collection, "val").as_numpy_iterator()
-    assert "mask" not in example
-    assert example["image"].shape == (1, 12, 7, 3)  # turned upright
-
-
 def test_the_number_of_batches_is_known_beforehand(collection):
     def batches(dataset):
         return int(dataset.cardinality())
 
     assert batches(training_dataset(collection, "train", **SMALL)) == tf.data.INFINITE_CARDINALITY
     assert batches(training_dataset(collection, "train", **SMALL, epochs=3, first_epoch=1)) == 4
-    assert batches(evaluation_dataset(collection, "train", batch_size=4)) == 3
     part = training_dataset(collection, "train", **SMALL, epochs=2, replicas=4, shard_count=2)
     assert batches(part) == len(list(part)) == 8
 

@@ -8,7 +8,7 @@ import pytest
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.dataset import open_collection
-from wsss.data.loader import evaluation_dataset, training_dataset
+from wsss.data.loader import training_dataset
 from wsss.data.synthetic import write_synthetic_collection
 
 
@@ -63,6 +63,3 @@ def test_a_remote_collection_is_that_of_the_same_bytes_on_disk(bucket, tmp_path)
         training_dataset(local, "train", **options).take(3),
     ):
         np.testing.assert_array_equal(one[0], two[0])
-    (one,) = evaluation_dataset(remote, "val")
-    (two,) = evaluation_dataset(local, "val")
-    np.testing.assert_array_equal(one["mask"], two["mask"])

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 64_000_000
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")  # what TensorFlow decodes; MPO is a JPEG with extras
+MAX_PIXELS = 64_000_000  # area of an image, unless the user sets another limit
+MAX_SIDE = 65_535  # pixels, JPEG's own limit; a PNG of 64,000,000 x 1 fits in 8 kB
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")  # those that TFDS knows; MPO is a JPEG with extras
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif"),
     *(".webp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2"),  # refused, but not overlooked
@@ -35,7 +36,7 @@ class BadImage(ValueError):
         return BadImage, (self.reason, self.detail, self.remedy)
 
 
-class ImageFacts(NamedTuple):
+class ImageMetadata(NamedTuple):
     """Size in pixels of the upright image, and the EXIF orientation (1..8) of the stored one."""
 
     height: int
@@ -48,49 +49,31 @@ def is_image(path):
     return path.lower().endswith(_SUFFIXES)
 
 
-def inspect_image(data, max_pixels=MAX_PIXELS):
+def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageMetadata:
     """Decodes an encoded image to see that it can be used.
 
     Args:
         data: bytes of an image file.
-        max_pixels: int, the largest area that is accepted.
+        max_pixels: the largest area that is accepted; no side may exceed `MAX_SIDE`.
 
     Returns:
-        `ImageFacts`.
+        `ImageMetadata`. `decode_image` reads every image that passes.
 
     Raises:
-        BadImage: zero bytes, corrupt, animated, CMYK, 16 bits, too large, or a format that TensorFlow does
-            not decode.
+        BadImage: zero bytes, corrupt, animated, CMYK, 16 bits, too large, or another format than those of
+            `_FORMATS`.
     """
-    if not data:
-        raise BadImage("zero_byte", "The file is empty.", "Copy it again.")
     with _open(data) as image:
-        if image.format not in _FORMATS:
-            raise BadImage("format", f"The format is {image.format}.", "Convert it to JPEG or PNG.")
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadImage(
-                "huge", f"It has {width}x{height} pixels, more than {max_pixels}.", "Shrink or tile it."
-            )
-        if image.format in ("GIF", "PNG") and getattr(image, "n_frames", 1) > 1:
-            raise BadImage("animated", f"It has {image.n_frames} frames.", "Extract one frame.")
-        if image.mode == "CMYK":
-            raise BadImage("cmyk", "Its colours are CMYK.", "Convert it to RGB.")
-        if image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
-            raise BadImage("sixteen_bit", "It has 16 bits or more a channel.", "Convert it to 8 bits.")
-        if image.format == "BMP" and image.mode != "RGB":
-            raise BadImage("format", f"A BMP of mode {image.mode}.", "Convert it to JPEG or PNG.")
-        if image.format == "PNG":
-            _check_png(data)
-        orientation = _orientation(image)
-        _load(image)
+        _check_header(image, data, max_pixels)
+        pixels, orientation = _decode(image)
+    height, width = pixels.shape[:2]
     if orientation >= 5:
         height, width = width, height
-    return ImageFacts(height, width, orientation)
+    return ImageMetadata(height, width, orientation)
 
 
-def decode_image(data, orientation=None):
-    """Decodes an image to upright RGB.
+def decode_image(data: bytes, orientation: int | None = None) -> np.ndarray:
+    """Decodes an image to upright RGB: the one decoder of preparation, training and prediction.
 
     Args:
         data: bytes of an image file.
@@ -100,15 +83,56 @@ def decode_image(data, orientation=None):
         uint8 (height, width, 3).
 
     Raises:
-        BadImage: the bytes cannot be decoded.
+        BadImage: the bytes cannot be decoded, or a side is longer than `MAX_SIDE`.
     """
-    if not data:
-        raise BadImage("zero_byte", "The file is empty.", "Copy it again.")
     with _open(data) as image:
-        if orientation is None:
-            orientation = _orientation(image)
-        _load(image)
-        return np.ascontiguousarray(upright(np.asarray(image.convert("RGB")), orientation))
+        _check_sides(image)
+        pixels, stored_orientation = _decode(image)
+    return np.ascontiguousarray(upright(pixels, stored_orientation if orientation is None else orientation))
+
+
+def _check_header(image, data, max_pixels):
+    if image.format not in _FORMATS:
+        raise BadImage("format", f"The format is {image.format}.", "Convert it to JPEG or PNG.")
+    _check_sides(image)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage(
+            "huge", f"It has {width}x{height} pixels, more than {max_pixels}.", "Shrink or tile it."
+        )
+    if image.format in ("GIF", "PNG") and (frames := _count_frames(image)) > 1:
+        raise BadImage("animated", f"It has {frames} frames.", "Extract one frame.")
+    if image.mode == "CMYK":
+        raise BadImage("cmyk", "Its colors are CMYK.", "Convert it to RGB.")
+    if image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
+        raise BadImage("sixteen_bit", "It has 16 bits or more a channel.", "Convert it to 8 bits.")
+    if image.format == "BMP" and image.mode != "RGB":
+        raise BadImage("format", f"A BMP of mode {image.mode}.", "Convert it to JPEG or PNG.")
+    if image.format == "PNG":
+        _check_png(data)
+
+
+def _check_sides(image):
+    width, height = image.size
+    if max(width, height) > MAX_SIDE:
+        raise BadImage("huge", f"It has {width}x{height} pixels; a side exceeds {MAX_SIDE}.", "Cut it.")
+
+
+def _count_frames(image):
+    try:
+        return getattr(image, "n_frames", 1)  # Pillow reads all of the file for it
+    except Exception as error:  # as in `_load`
+        raise BadImage("corrupt", f"It cannot be decoded: {_sanitized(error)}.", "Replace it.") from error
+
+
+def _decode(image):
+    """The stored pixels as uint8 RGB (height, width, 3), and the EXIF orientation."""
+    _load(image)  # first: Pillow forgets what is wrong with the pixels once EXIF was read
+    orientation = _orientation(image)
+    try:
+        return np.asarray(image.convert("RGB")), orientation
+    except Exception as error:  # as in `_load`
+        raise BadImage("corrupt", f"It cannot be decoded: {_sanitized(error)}.", "Replace it.") from error
 
 
 def decode_mask(data):
@@ -117,8 +141,6 @@ def decode_mask(data):
     Raises:
         BadImage: the bytes cannot be decoded, or hold colours instead of one number a pixel.
     """
-    if not data:
-        raise BadImage("mask_corrupt", "The mask's file is empty.", "Copy it again.")
     with _open(data, "mask_corrupt") as image:
         if image.format == "JPEG":
             raise BadImage("mask_format", "The mask is a JPEG.", "Its numbers are not exact: save it as PNG.")
@@ -182,6 +204,8 @@ def stored_size(data):
 
 
 def _open(data, reason="corrupt"):
+    if not data:
+        raise BadImage("zero_byte" if reason == "corrupt" else reason, "The file is empty.", "Copy it again.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` is our own limit
@@ -193,7 +217,7 @@ def _open(data, reason="corrupt"):
 
 
 def _check_png(data, reason="corrupt"):
-    """Checks that a PNG is whole: Pillow lets wrong checksums of pixels pass, TensorFlow does not."""
+    """Checks that a PNG is whole: Pillow lets wrong checksums of pixels pass."""
     position = 8
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -212,7 +236,7 @@ def _load(image, reason="corrupt"):
     try:
         image.load()
     except Exception as error:  # as above
-        raise BadImage(reason, f"It cannot be decoded: {_sanitised(error)}.", "Replace it.") from error
+        raise BadImage(reason, f"It cannot be decoded: {_sanitized(error)}.", "Replace it.") from error
 
 
 def _orientation(image):
@@ -223,6 +247,6 @@ def _orientation(image):
     return orientation if orientation in range(1, 9) else 1
 
 
-def _sanitised(error):
+def _sanitized(error):
     """The error's text without object addresses, so that two runs write the same."""
     return str(error).split(" at 0x")[0].split("<_io")[0].strip(" .'") or type(error).__name__
