@@ -1,18 +1,26 @@
 """Metadata of `wsss`; Dataflow ships the package with `--setup_file ./setup.py`."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+(VERSION,) = re.findall(
+    r'^__version__ = "(.+)"$', (ROOT / "wsss/__init__.py").read_text(encoding="utf-8"), re.M
+)
+
 setup(
     name="wsss",
-    version="0.1.0",
+    version=VERSION,
     description="From image tags to segmentation masks, with Keras, tf.distribute and Apache Beam.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["wsss", "wsss.*", "pipelines", "pipelines.*"]),
+    packages=find_packages(include=["wsss", "wsss.*"]),
+    package_data={"wsss": ["py.typed"]},
+    entry_points={"console_scripts": ["wsss = wsss.__main__:main"]},
     install_requires=[
         "tensorflow>=2.18",  # the backend that is shipped; tf.data and tf.distribute
         "keras>=3.8",

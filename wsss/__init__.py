@@ -1,22 +1,51 @@
-"""`wsss`: weakly supervised semantic segmentation, from image tags to masks.
+"""`wsss`: weakly supervised semantic segmentation, from image tags to segmentation masks.
 
-The public names are imported on first use, so that a worker that only refines masks
-never pays for importing TensorFlow.
+The public names are imported on first use: a Beam worker that only refines masks imports neither TensorFlow
+nor Keras.
 """
 
 import importlib
 
-_PUBLIC = {"SEAM": "wsss.models.seam", "Pixel2Prototype": "wsss.models.pixel2prototype"}
+__version__ = "0.2.0.dev0"
 
-__version__ = "0.1.0"
-__all__ = ["SEAM", "Pixel2Prototype"]
+# Public name -> module that defines it.
+_PUBLIC = {
+    # models, Keras
+    "SEAM": "wsss.models",
+    "Pixel2Prototype": "wsss.models",
+    "AffinityNet": "wsss.models",
+    "IRNet": "wsss.models",
+    "Backbone": "wsss.backbones.applications",
+    "build_backbone": "wsss.backbones.applications",
+    # inference and refinement
+    "CamPredictor": "wsss.inference.predictor",
+    "load_model": "wsss.inference.predictor",
+    "DenseCRF": "wsss.refine",
+    "random_walk": "wsss.refine.random_walk",
+    # measuring and optimizing
+    "ThresholdSweep": "wsss.metrics",
+    "confusion_matrix": "wsss.metrics",
+    "mean_iou": "wsss.metrics",
+    "average_precision": "wsss.metrics",
+    "GroupedSGD": "wsss.optimizers",
+    "GroupedAdamW": "wsss.optimizers",
+    "PolynomialSchedule": "wsss.optimizers",
+}
+_PACKAGES = (
+    *("backbones", "common", "data", "inference", "layers", "metrics", "models", "ops", "optimizers"),
+    *("pipeline", "refine", "training", "utils", "visualization", "weights"),
+)
+
+__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'wsss' has no attribute {name!r}.")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"wsss.{name}")
+    raise AttributeError(f"module 'wsss' has no attribute {name!r}.")
 
 
 def __dir__():
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *_PUBLIC, *_PACKAGES})
