@@ -27,10 +27,7 @@ MAY_IMPORT = {
         *("backbones", "common", "data", "inference", "layers", "metrics", "models", "ops", "optimizers"),
         *("visualization", "weights"),
     },
-    "pipeline": {
-        *("common", "data", "inference", "metrics", "ops", "refine", "visualization"),
-        "report",  # the page is part of what the pipeline writes
-    },
+    "pipeline": {"common", "data", "inference", "metrics", "ops", "refine", "visualization"},
     "utils": {"layers", "ops"},
 }
 # Modules that import no TensorFlow, at any depth and neither lazily; the numeric path is Keras and NumPy.

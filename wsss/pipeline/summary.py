@@ -46,8 +46,8 @@ def write_results(layout, source, settings, threshold=None):
     Returns:
         `Results`.
     """
+    from wsss.pipeline.report import write_report
     from wsss.pipeline.stages.score import Tally
-    from wsss.report import write_report
 
     manifests = layout.read_manifests()
     manifests = [manifests[shard.name] for shard in source.shards]
