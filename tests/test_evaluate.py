@@ -43,17 +43,17 @@ def test_masks_are_counted_as_by_hand(tmp_path, truth, capsys):
     assert classes["cat"] == {"iou": 5 / 7, "true_positives": 5, "predicted": 6, "truth": 6}
     assert classes["dog"] == {"iou": 0.5, "true_positives": 1, "predicted": 1, "truth": 2}
     assert figures["miou"] == pytest.approx((0.5 + 5 / 7 + 0.5) / 3)
-    assert figures["decided_share_of_pixels"] == pytest.approx(10 / 11)
+    assert figures["predicted_fraction_of_pixels"] == pytest.approx(10 / 11)
     printed = capsys.readouterr().out
     assert "57.1" in printed
-    assert "90.91 % of the pixels decided" in printed
+    assert "90.91 % of the pixels predicted" in printed
     assert "cat,0.7142857142857143,5,6,6" in (tmp_path / "evaluation" / "classes.csv").read_text()
 
 
-@pytest.mark.parametrize(("undecided", "dog", "background"), [("skip", 1.0, 0.5), ("background", 0.5, 0.4)])
-def test_undecided_pixels_count_as_told(tmp_path, truth, undecided, dog, background):
+@pytest.mark.parametrize(("ignored", "dog", "background"), [("skip", 1.0, 0.5), ("background", 0.5, 0.4)])
+def test_ignored_predictions_count_as_the_option_says(tmp_path, truth, ignored, dog, background):
     predicted = write_masks(tmp_path / "predicted", PREDICTED)
-    _, figures = evaluate(tmp_path, predicted, truth, "--ignored_prediction", undecided)
+    _, figures = evaluate(tmp_path, predicted, truth, "--ignored_prediction", ignored)
     assert figures["classes"]["dog"]["iou"] == pytest.approx(dog)
     assert figures["classes"]["background"]["iou"] == pytest.approx(background)
 
@@ -92,7 +92,7 @@ def test_collections_are_read_on_both_sides(tmp_path, capsys):
     assert main(["--predictions", data, "--truth", data]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in CLASS_NAMES)
-    assert "100.00 % of the pixels decided" in printed
+    assert "100.00 % of the pixels predicted" in printed
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def test_masks_and_scores_equal_the_straightforward_loop(labels, run, records):
     model = keras.models.load_model(os.path.join(run, "model.keras"))
     for record in records[:4]:
         scores = expected_scores(model, record)
-        ours, keys = decode_scores((labels / "scores" / f"{record.image_id}.npz").read_bytes())
-        assert tuple(keys) == record.labels
+        ours, class_ids = decode_scores((labels / "scores" / f"{record.image_id}.npz").read_bytes())
+        assert tuple(class_ids) == record.labels
         np.testing.assert_allclose(ours, scores, atol=1e-3)  # float16 on disk
         mask = decode_mask((labels / "masks" / f"{record.image_id}.png").read_bytes())
         expected = mask_from_scores(scores, record.labels, background_scores(scores, threshold=0.2))
@@ -66,8 +66,8 @@ def test_metrics_equal_a_count_of_the_files(labels, records):
     for record in records:
         mask = decode_mask((labels / "masks" / f"{record.image_id}.png").read_bytes())
         confusion = confusion + confusion_matrix(record.mask, mask, 4)
-        scores, keys = decode_scores((labels / "scores" / f"{record.image_id}.npz").read_bytes())
-        sweep.update(scores, keys, record.mask)
+        scores, class_ids = decode_scores((labels / "scores" / f"{record.image_id}.npz").read_bytes())
+        sweep.update(scores, class_ids, record.mask)
     assert metrics["miou"] == pytest.approx(mean_iou(counts_of(confusion)), abs=1e-12)
     assert set(metrics["iou"]) == {"background", *CLASS_NAMES}
     np.testing.assert_allclose(metrics["sweep"]["miou"], mean_iou(sweep.counts()), atol=2e-3)

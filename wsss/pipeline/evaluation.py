@@ -33,7 +33,7 @@ class Masks:
     """Masks or scores by image id.
 
     Attributes:
-        by_id: image id -> a function without arguments that reads it: a mask, or `(scores, keys)`.
+        by_id: image id -> a function without arguments that reads it: a mask, or `(scores, class_ids)`.
         are_scores: whether they are scores.
         class_names: the foreground classes, empty where not known.
     """
@@ -176,11 +176,9 @@ def summarize(
         "absent_class_counts_as": absent,
     }
     if evaluation.sweep is None:
-        counts, decided = (
-            counts_of(evaluation.confusion, ignored_prediction),
-            evaluation.confusion[:, :-1].sum(),
-        )
-        metrics["predicted_fraction_of_pixels"] = float(decided / max(1, evaluation.confusion.sum()))
+        confusion = evaluation.confusion
+        counts, predicted = counts_of(confusion, ignored_prediction), confusion[:, :-1].sum()
+        metrics["predicted_fraction_of_pixels"] = float(predicted / max(1, confusion.sum()))
     else:
         sweep = evaluation.sweep
         all_counts, (best, best_miou) = sweep.counts(), sweep.best(absent)

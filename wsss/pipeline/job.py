@@ -24,8 +24,8 @@ def make_pseudo_labels(options, run, beam_argv=()):
         The program's exit code.
     """
     from wsss.inference.predictor import cached_predictor
+    from wsss.pipeline.graph import LabelShards
     from wsss.pipeline.runner import is_local
-    from wsss.pipeline.stages.label import LabelShards
     from wsss.pipeline.stages.read import open_source
 
     source = open_source(
@@ -111,8 +111,8 @@ def _choose_threshold(source, layout, handler, options, beam_argv):
     import apache_beam as beam
 
     from wsss.pipeline.runner import make_pipeline
-    from wsss.pipeline.stages.calibrate import ChooseThreshold, read_threshold
     from wsss.pipeline.stages.read import sample
+    from wsss.pipeline.stages.threshold import ChooseThreshold, read_threshold
 
     path = layout.path("threshold.json")
     if not io.exists(path):

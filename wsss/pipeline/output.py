@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -40,7 +41,7 @@ class Layout:
         return io.join(self.root, MASKS, f"{file_name(image_id)}.png")
 
     def scores(self, image_id):
-        """`.npz` of `scores`, float16 `(classes, height, width)`, and `keys`, their 0-based classes."""
+        """`.npz` of `scores`, float16 `(classes, height, width)`, and `keys`, their 0-based class ids."""
         return io.join(self.root, SCORES, f"{file_name(image_id)}.npz")
 
     def preview(self, image_id):
@@ -96,14 +97,18 @@ def image_id_of(name):
     return "/".join("" if part == "%2F" else unquote(part) for part in name.split("/"))
 
 
-def encode_scores(scores, keys):
-    """Bytes of an `.npz` with `scores` as float16 and `keys`; equal arrays give equal bytes."""
+def encode_scores(scores: np.ndarray, class_ids: Sequence[int]) -> bytes:
+    """Bytes of an `.npz` with `scores` as float16 and `keys`, the class ids; equal arrays give equal bytes.
+
+    On disk the class ids are called `keys`, as in version 0.1.0: readers that
+    users wrote for these files go on working.
+    """
     stream = BytesIO()
-    np.savez_compressed(stream, scores=scores.astype(np.float16), keys=np.asarray(keys, np.int32))
+    np.savez_compressed(stream, scores=scores.astype(np.float16), keys=np.asarray(class_ids, np.int32))
     return stream.getvalue()
 
 
-def decode_scores(data):
-    """`(scores, keys)` from `encode_scores`: float32 `(classes, height, width)` and int `(classes,)`."""
+def decode_scores(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """`(scores, class_ids)` from `encode_scores`: float32 `(classes, height, width)` and int `(classes,)`."""
     with np.load(BytesIO(data)) as arrays:
         return arrays["scores"].astype(np.float32), arrays["keys"]

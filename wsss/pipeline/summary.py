@@ -55,7 +55,12 @@ def write_results(layout, source, settings, threshold=None):
     names = ("background", *settings["class_names"])
 
     errors = [
-        {"id": failure.image_id, "stage": failure.stage, "reason": failure.reason}
+        {
+            "id": failure.image_id,
+            "stage": failure.stage,
+            "reason": failure.reason,
+            "transient": failure.transient,
+        }
         for failure in tally.failures
     ]
     lines = (json.dumps(error, ensure_ascii=False) + "\n" for error in errors)

@@ -8,9 +8,9 @@ import pytest
 
 from tests.pseudo_label_cases import corrupt, make_records, write_run
 from wsss.inference.predictor import Prediction, cached_predictor
-from wsss.pipeline.failures import Failure, reason
+from wsss.pipeline.dead_letter import Failure, describe_error
 from wsss.pipeline.stages.predict import CamModelHandler
-from wsss.pipeline.stages.read import Item
+from wsss.pipeline.stages.read import InputImage
 
 
 class FakePredictor:
@@ -29,7 +29,7 @@ class FakePredictor:
 
 @pytest.fixture
 def items():
-    return [Item("shard", record, False) for record in make_records(6)]
+    return [InputImage("shard", record, False) for record in make_records(6)]
 
 
 def infer(items, predictor):
@@ -51,7 +51,9 @@ def test_an_image_that_fails_costs_nobody_else(items):
     predictor = FakePredictor(fails=lambda images: any(image.mean() == poison for image in images))
     outcomes = [result.inference for result in infer(items, predictor)]
     assert [isinstance(outcome, Failure) for outcome in outcomes] == [index == 2 for index in range(6)]
-    assert outcomes[2] == Failure("shard", "image_02", "predict", "MemoryError: no room at 0x…")
+    assert outcomes[2] == Failure(
+        "shard", "image_02", "predict", "MemoryError: no room at 0x…", transient=True
+    )
 
 
 def test_an_image_that_cannot_be_decoded_costs_nobody_else(items):
@@ -85,7 +87,7 @@ def test_the_handler_travels_to_workers_and_loads_one_model(tmp_path):
 
 
 def test_reasons_are_one_short_line_without_addresses():
-    assert reason(ValueError("first\nsecond")) == "ValueError: first"
-    assert reason(KeyError()) == "KeyError"
-    assert reason(OSError("<file object at 0x7fa21b2c>")) == "OSError: <file object at 0x…>"
-    assert len(reason(ValueError("x" * 1000))) <= 300
+    assert describe_error(ValueError("first\nsecond")) == "ValueError: first"
+    assert describe_error(KeyError()) == "KeyError"
+    assert describe_error(OSError("<file object at 0x7fa21b2c>")) == "OSError: <file object at 0x…>"
+    assert len(describe_error(ValueError("x" * 1000))) <= 300

@@ -7,7 +7,7 @@ from tests.beam_outputs import outputs_of
 from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
 from wsss.common.errors import UserError
 from wsss.data.tfrecord import read_records, write_records
-from wsss.pipeline.failures import FAILURES
+from wsss.pipeline.dead_letter import FAILURES
 from wsss.pipeline.stages.read import ReadBatches, open_source
 
 

@@ -8,10 +8,11 @@ from PIL import Image
 
 from tests.beam_outputs import outputs_of
 from tests.pseudo_label_cases import make_records
+from wsss.common.errors import UserError
 from wsss.data.dataset import Record
-from wsss.pipeline.failures import FAILURES
-from wsss.pipeline.stages.predict import Seed
-from wsss.pipeline.stages.read import Item
+from wsss.pipeline.dead_letter import FAILURES
+from wsss.pipeline.stages.predict import ImageCams
+from wsss.pipeline.stages.read import InputImage
 from wsss.pipeline.stages.refine import (
     Background,
     LabelAffinity,
@@ -20,7 +21,8 @@ from wsss.pipeline.stages.refine import (
     MergeScales,
     RefineCRF,
     RefinePAMR,
-    Scored,
+    RefineWalk,
+    ScoredImage,
 )
 
 
@@ -36,13 +38,14 @@ def record():
 @pytest.fixture
 def scored(record):
     scores = np.random.default_rng(0).random((2, record.height, record.width), np.float32)
-    return Scored(Item("shard", record, False), record.labels, scores, np.zeros(3, np.float32))
+    return ScoredImage(InputImage("shard", record, False), record.labels, scores, np.zeros(3, np.float32))
 
 
 def test_merging_gives_scores_at_the_size_of_the_image(record):
     cams = np.random.default_rng(0).random((2, 3, 4), np.float32)
-    seed = Seed(Item("shard", record, False), record.labels, (cams,), ((12, 16),), np.zeros(3, np.float32))
-    (result,), failures = apply(MergeScales(), [seed])
+    image, classifier_scores = InputImage("shard", record, False), np.zeros(3, np.float32)
+    image_cams = ImageCams(image, record.labels, (cams,), ((12, 16),), classifier_scores)
+    (result,), failures = apply(MergeScales(), [image_cams])
     assert not failures
     assert result.scores.shape == (2, record.height, record.width)
     assert result.scores.min() == 0
@@ -57,7 +60,8 @@ def test_labels_are_those_of_the_highest_scores(record, background, expected):
     """At alpha 2 the background's scores are 0.64, 0.42 and 0.01."""
     scores = np.float32([[[0.2, 0.35, 0.1]], [[0.1, 0.3, 0.9]]])
     (result,), _ = apply(
-        LabelPixels(background), [Scored(Item("shard", record, False), (0, 2), scores, np.zeros(3))]
+        LabelPixels(background),
+        [ScoredImage(InputImage("shard", record, False), (0, 2), scores, np.zeros(3))],
     )
     np.testing.assert_array_equal(result.mask, expected)
 
@@ -92,7 +96,7 @@ def stripes():
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     record = Record("stripes", stream.getvalue(), (2,), height, width, 1, None)
-    return Scored(Item("shard", record, False), (2,), scores, np.zeros(3, np.float32))
+    return ScoredImage(InputImage("shard", record, False), (2,), scores, np.zeros(3, np.float32))
 
 
 @pytest.mark.parametrize("stage", [LabelAffinity("seam"), LabelIRN("irn")])
@@ -104,7 +108,7 @@ def test_labels_to_train_on_are_ignored_where_two_backgrounds_disagree(stripes, 
 
 
 def test_an_image_without_classes_passes_every_stage(scored):
-    empty = scored._replace(keys=(), scores=scored.scores[:0])
+    empty = scored._replace(class_ids=(), scores=scored.scores[:0])
     background = Background(threshold=0.3)
     for stage in (RefinePAMR(), RefineCRF(background, "seam", "labels"), LabelPixels(background)):
         (empty,), failures = apply(stage, [empty])
@@ -121,3 +125,9 @@ def test_what_a_stage_cannot_refine_is_a_failure_with_its_reason(scored):
     assert not results
     assert (failure.image_id, failure.stage) == ("image_02", "refine")
     assert "unary must be (24, 32" in failure.reason
+
+
+def test_a_model_that_cannot_be_loaded_fails_the_job_and_not_each_image(scored, tmp_path):
+    walk = RefineWalk(Background(threshold=0.3), (str(tmp_path / "gone.keras"), "hash", 1024))
+    with pytest.raises(UserError, match="no model at"):
+        apply(walk, [scored])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.pseudo_label_cases import make_records
-from wsss.pipeline.failures import Failure
-from wsss.pipeline.stages.read import Item
-from wsss.pipeline.stages.refine import Scored
+from wsss.pipeline.dead_letter import Failure
+from wsss.pipeline.stages.read import InputImage
+from wsss.pipeline.stages.refine import ScoredImage
 from wsss.pipeline.stages.score import AddTallies, Tally, tally_image
 
 
@@ -22,7 +22,7 @@ def tallies():
         scores = rng.random((len(record.labels), *size), np.float32)
         mask = rng.integers(0, 4, size).astype(np.uint8)
         classifier = rng.random(3, np.float32)
-        scored = Scored(Item("shard", record, False), record.labels, scores, classifier, mask=mask)
+        scored = ScoredImage(InputImage("shard", record, False), record.labels, scores, classifier, mask=mask)
         result.append(tally_image(scored, 4))
     return result
 
@@ -60,8 +60,8 @@ def test_a_tally_survives_json(tallies):
 
 def test_a_truth_of_another_size_is_refused(tallies):
     record = make_records(1)[0]
-    scored = Scored(
-        Item("shard", record, False),
+    scored = ScoredImage(
+        InputImage("shard", record, False),
         (),
         np.zeros((0, 3, 3), np.float32),
         np.zeros(3, np.float32),

@@ -1,8 +1,8 @@
 """CAM inference in a pipeline: our model handler for Beam's `RunInference`, and the stage around it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -10,30 +10,30 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 
 from wsss.common.tf_import import import_tensorflow
 from wsss.data.images import decode_image
-from wsss.pipeline.failures import FAILURES, Failure, reason
-from wsss.pipeline.stages.read import Item
+from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
+from wsss.pipeline.stages.read import InputImage
 
 
-class Seed(NamedTuple):
+class ImageCams(NamedTuple):
     """The CAMs of one image's classes, small enough to be shuffled between workers.
 
     Attributes:
-        item: the image.
-        keys: the classes that the image is taken to hold, 0-based, ascending.
-        cams: one float32 `(len(keys), h, w)` a scale, at feature resolution.
+        input: the image.
+        class_ids: the classes that the image is taken to hold, 0-based, ascending.
+        cams: one float32 `(len(class_ids), h, w)` a scale, at feature resolution.
         scaled_sizes: `(height, width)` of the image at each scale.
-        scores: float32 `(classes,)`, the classifier's scores.
+        classifier_scores: float32 `(classes,)`.
     """
 
-    item: Item
-    keys: tuple[int, ...]
+    input: InputImage
+    class_ids: tuple[int, ...]
     cams: tuple[np.ndarray, ...]
     scaled_sizes: tuple[tuple[int, int], ...]
-    scores: np.ndarray
+    classifier_scores: np.ndarray
 
 
 class CamModelHandler(ModelHandler):
-    """Runs a trained model on batches of `Item`s.
+    """Runs a trained model on batches of `InputImage`s.
 
     A batch is grouped by the shape of the decoded images, since only like shapes fit one tensor. An image
     that cannot be decoded, or fails alone, costs nobody else: its result is a `Failure`, and a batch that
@@ -58,24 +58,27 @@ class CamModelHandler(ModelHandler):
 
         return cached_predictor(*self._load)
 
-    def run_inference(self, batch: Sequence[Item], model, inference_args=None):
-        """Yields one `PredictionResult` an item, whose inference is a `Prediction` or a `Failure`."""
-        results, groups = {}, defaultdict(dict)
-        for index, item in enumerate(batch):
-            record = item.record
+    def run_inference(
+        self, batch: Sequence[InputImage], model: Any, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[PredictionResult]:
+        """Yields one `PredictionResult` an image, whose inference is a `Prediction` or a `Failure`."""
+        results: dict[int, Any] = {}
+        groups: defaultdict[tuple[int, ...], dict[int, np.ndarray]] = defaultdict(dict)
+        for index, element in enumerate(batch):
+            record = element.record
             try:
                 image = decode_image(record.image_bytes, record.orientation)
-            except ValueError as error:
-                results[index] = Failure(item.shard, record.image_id, "decode", reason(error))
+            except (ValueError, MemoryError) as error:
+                results[index] = Failure.of(element.shard, record.image_id, "decode", error)
             else:
                 groups[image.shape][index] = image
         for images in groups.values():
             results.update(_predict_group(batch, images, model))
-        for index, item in enumerate(batch):
-            yield PredictionResult(item, results[index])
+        for index, element in enumerate(batch):
+            yield PredictionResult(element, results[index])
 
     def get_metrics_namespace(self):
-        return "wsss"
+        return NAMESPACE
 
     def get_resource_hints(self):
         return self._resource_hints
@@ -86,7 +89,7 @@ class CamModelHandler(ModelHandler):
 
 
 class PredictCAM(beam.PTransform):
-    """Batches of `Item`s to `Seed`s (main tag) and `Failure`s (tag `failures`).
+    """Batches of `InputImage`s to `ImageCams` (main tag) and `Failure`s (tag `failures`).
 
     Args:
         handler: a `CamModelHandler`.
@@ -102,7 +105,7 @@ class PredictCAM(beam.PTransform):
 
     def expand(self, batches):
         results = batches | "RunInference" >> RunInference(self._handler)
-        return results | "KeepPresent" >> self._keep.with_outputs(FAILURES, main="seeds")
+        return results | "KeepPresent" >> self._keep.with_outputs(FAILURES, main="image_cams")
 
 
 class _KeepPresent(beam.DoFn):
@@ -112,15 +115,17 @@ class _KeepPresent(beam.DoFn):
         self._predicted, self._label_threshold = predicted, label_threshold
 
     def process(self, result):
-        item, prediction = result.example, result.inference
+        image, prediction = result.example, result.inference
         if isinstance(prediction, Failure):
             yield beam.pvalue.TaggedOutput(FAILURES, prediction)
             return
-        keys = item.record.labels
+        class_ids = image.record.labels
         if self._predicted:
-            keys = tuple(int(key) for key in np.flatnonzero(prediction.scores >= self._label_threshold))
-        cams = tuple(np.ascontiguousarray(cam[list(keys)]) for cam in prediction.cams)
-        yield Seed(item, keys, cams, prediction.scaled_sizes, prediction.scores)
+            class_ids = tuple(
+                int(index) for index in np.flatnonzero(prediction.scores >= self._label_threshold)
+            )
+        cams = tuple(np.ascontiguousarray(cam[list(class_ids)]) for cam in prediction.cams)
+        yield ImageCams(image, class_ids, cams, prediction.scaled_sizes, prediction.scores)
 
 
 def _predict_group(batch, images, predictor):
@@ -135,12 +140,10 @@ def _predict_group(batch, images, predictor):
                 for outcome in _predict_group(batch, {index: image}, predictor).values()
             }
         (index,) = images
-        return {index: _failure(batch[index], reason(error))}
+        image = batch[index]
+        return {index: Failure.of(image.shard, image.record.image_id, "predict", error)}
     for index, prediction in predictions.items():
         if not all(np.isfinite(cam).all() for cam in prediction.cams):
-            predictions[index] = _failure(batch[index], "The network's output is not finite.")
+            image, why = batch[index], "The network's output is not finite."
+            predictions[index] = Failure(image.shard, image.record.image_id, "predict", why)
     return predictions
-
-
-def _failure(item, why):
-    return Failure(item.shard, item.record.image_id, "predict", why)

@@ -15,10 +15,10 @@ from wsss.common.errors import UserError
 from wsss.data.dataset import Collection, Record, open_collection
 from wsss.data.images import BadImage, inspect_image, is_image
 from wsss.data.tfrecord import read_records
-from wsss.pipeline.failures import FAILURES, Failure, reason
+from wsss.pipeline.dead_letter import FAILURES, Failure
 
 
-class Item(NamedTuple):
+class InputImage(NamedTuple):
     """One image on its way through the pipeline.
 
     Attributes:
@@ -107,7 +107,7 @@ def sample(shards, images):
 
 
 class ReadBatches(beam.PTransform):
-    """Reads `InputShard`s into batches: tuples of at most `batch_size` `Item`s of one size.
+    """Reads `InputShard`s into batches: tuples of at most `batch_size` `InputImage`s of one size.
 
     Batches are formed here, in the order of the shard, and not by Beam: its batches depend on timing and on
     the number of workers, and sums of floating-point numbers depend on the batch. So two runs give the same
@@ -134,9 +134,9 @@ class _ReadShard(beam.DoFn):
             if isinstance(outcome, Failure):
                 yield beam.pvalue.TaggedOutput(FAILURES, outcome)
                 continue
-            item = Item(shard.name, outcome, position in shard.previews)
+            image = InputImage(shard.name, outcome, position in shard.previews)
             batch = waiting[outcome.height, outcome.width]
-            batch.append(item)
+            batch.append(image)
             if len(batch) == self._batch_size:
                 yield tuple(waiting.pop((outcome.height, outcome.width)))
         yield from map(tuple, waiting.values())
@@ -157,10 +157,10 @@ def _read_collection(shard, collection):
             try:
                 yield collection.parse(serialized, fallback_id=image_id)
             except (ValueError, KeyError) as error:
-                yield Failure(shard.name, image_id, "read", reason(error))
+                yield Failure.of(shard.name, image_id, "read", error)
     except (FileNotFoundError, ValueError) as error:  # the rest of the file is lost: a line for each image
         for index in range(count, shard.images):
-            yield Failure(shard.name, f"{name}__{index}", "read", reason(error))
+            yield Failure.of(shard.name, f"{name}__{index}", "read", error)
 
 
 def _read_images(shard):
@@ -170,9 +170,9 @@ def _read_images(shard):
             facts = inspect_image(data)
             yield Record(image_id, data, (), facts.height, facts.width, facts.orientation)
         except BadImage as error:
-            yield Failure(shard.name, image_id, "decode", reason(error))
+            yield Failure.of(shard.name, image_id, "decode", error)
         except (FileNotFoundError, PermissionError) as error:
-            yield Failure(shard.name, image_id, "read", reason(error))
+            yield Failure.of(shard.name, image_id, "read", error)
 
 
 def _folder_shards(folder, split, images_per_shard, previews, leave_out):

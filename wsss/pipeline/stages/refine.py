@@ -1,4 +1,4 @@
-"""From seeds to masks: one thin PTransform a stage around a pure function on one image."""
+"""Refinement, from image CAMs to masks: each PTransform is a thin shell around a pure function."""
 
 import functools
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from wsss.inference.cam_scores import (
     merge_scales,
     normalize_scores,
 )
-from wsss.pipeline.failures import FAILURES, Failure, reason
-from wsss.pipeline.stages.read import Item
+from wsss.pipeline.dead_letter import with_dead_letter
+from wsss.pipeline.stages.read import InputImage
 
 PUBLISHED_WALKS = {"affinity": (8.0, 64), "edge": (10.0, 256)}  # exponent of the affinities, steps
-EDGE_RADIUS = 5  # positions, of the walk between edges
+EDGE_RADIUS = 5  # in positions of the output grid, of affinities from class boundaries
 
 
-class Scored(NamedTuple):
+class ScoredImage(NamedTuple):
     """What is known about each pixel of one image, at the image's own size.
 
     Attributes:
-        item: the image.
-        keys: the classes of `scores`, 0-based, ascending.
-        scores: float32 `(len(keys), height, width)` in [0, 1].
+        input: the image.
+        class_ids: the classes of `scores`, 0-based, ascending.
+        scores: float32 `(len(class_ids), height, width)` in [0, 1].
         classifier_scores: float32 `(classes,)`.
-        refined: float32 `(1 + len(keys), height, width)`, background first, or None before a stage that
+        refined: float32 `(1 + len(class_ids), height, width)`, background first, or None before a stage that
             refines background and classes together.
         mask: uint8 `(height, width)`, or None before there is one.
     """
 
-    item: Item
-    keys: tuple[int, ...]
+    input: InputImage
+    class_ids: tuple[int, ...]
     scores: np.ndarray
     classifier_scores: np.ndarray
     refined: np.ndarray | None = None
@@ -58,25 +58,25 @@ class Background:
 
 
 class MergeScales(beam.PTransform):
-    """`Seed`s to `Scored`s: the maps of all scales at the size of the image, summed and normalised."""
+    """`ImageCams` to `ScoredImage`s: CAMs of all scales summed at the size of the image and normalized."""
 
-    def expand(self, seeds):
-        return seeds | guarded("refine", _merge_scales)
+    def expand(self, image_cams):
+        return image_cams | with_dead_letter("refine", _merge_scales)
 
 
 class LabelPixels(beam.PTransform):
-    """Gives each `Scored` its mask, the label of the highest score at each pixel."""
+    """Mask of each `ScoredImage`: the label with the highest score at each pixel."""
 
     def __init__(self, background):
         super().__init__()
         self._background = background
 
     def expand(self, scored):
-        return scored | guarded("refine", _label_pixels, self._background)
+        return scored | with_dead_letter("refine", _label_pixels, self._background)
 
 
 class RefineCRF(beam.PTransform):
-    """Sharpens background and classes of each `Scored` along the colour edges of its image, by a dense CRF.
+    """Refines background and class scores of each `ScoredImage` by a dense CRF on its image.
 
     Args:
         background: the `Background` that joins the classes, unless a stage before has refined all together.
@@ -91,11 +91,11 @@ class RefineCRF(beam.PTransform):
         self._args = (background, preset, unary, iterations)
 
     def expand(self, scored):
-        return scored | guarded("refine", _refine_crf, *self._args)
+        return scored | with_dead_letter("refine", _refine_crf, *self._args)
 
 
 class RefinePAMR(beam.PTransform):
-    """Averages the class scores of each `Scored` over pixels around that look alike, see `wsss.ops.pamr`.
+    """Pixel-adaptive refinement (PAMR) of the class scores of each `ScoredImage`, see `wsss.ops.pamr`.
 
     Runs on the accelerator if the worker has one.
 
@@ -108,15 +108,16 @@ class RefinePAMR(beam.PTransform):
         self._iterations = iterations
 
     def expand(self, scored):
-        return scored | guarded("refine", _refine_pamr, self._iterations)
+        trace = functools.partial(pamr_of_any_size, self._iterations)
+        return scored | with_dead_letter("refine", _refine_pamr, self._iterations, setup=trace)
 
 
 class RefineWalk(beam.PTransform):
-    """Spreads background and classes of each `Scored` over pixels that a network takes for one thing.
+    """Random walk of background and class scores of each `ScoredImage` by the affinities of a network.
 
-    Scores are averaged over the cells of the network's grid, walk by the affinities of an AffinityNet or
-    between the edges of an IRNet, and are interpolated back. IRN lets the classes walk alone; together with
-    the background its score means the same before and after.
+    Scores are averaged over the cells of the network's output grid, propagated by the affinities of an
+    AffinityNet or within the class boundaries of an IRNet, and interpolated back. IRN propagates the class
+    scores alone; here the background's score takes part, so that it is comparable before and after.
 
     Source: Ahn & Kwak, CVPR 2018, section 3.3; Ahn, Cho & Kwak, CVPR 2019, section 5.2.
 
@@ -132,11 +133,12 @@ class RefineWalk(beam.PTransform):
         self._args = (background, tuple(predictor), beta, steps)
 
     def expand(self, scored):
-        return scored | guarded("refine", _refine_walk, *self._args)
+        load = functools.partial(_load_relation_predictor, *self._args[1])
+        return scored | with_dead_letter("refine", _refine_walk, *self._args, setup=load)
 
 
 class LabelAffinity(beam.PTransform):
-    """Gives each `Scored` the label map that an AffinityNet is trained on, see `wsss.refine.affinity_labels`.
+    """Mask of each `ScoredImage` that an AffinityNet is trained on, see `wsss.refine.affinity_labels`.
 
     Source: Ahn & Kwak, CVPR 2018, section 3.2; the exponents are SEAM's.
 
@@ -150,11 +152,11 @@ class LabelAffinity(beam.PTransform):
         self._args = (preset, low_alpha, high_alpha)
 
     def expand(self, scored):
-        return scored | guarded("refine", _label_affinity, *self._args)
+        return scored | with_dead_letter("refine", _label_affinity, *self._args)
 
 
 class LabelIRN(beam.PTransform):
-    """Gives each `Scored` the label map that an IRNet is trained on, see `wsss.refine.irn_labels`.
+    """Mask of each `ScoredImage` that an IRNet is trained on, see `wsss.refine.irn_labels`.
 
     Source: Ahn, Cho & Kwak, CVPR 2019, section 4.2.
 
@@ -167,49 +169,27 @@ class LabelIRN(beam.PTransform):
         self._preset = preset
 
     def expand(self, scored):
-        return scored | guarded("refine", _label_irn, self._preset)
+        return scored | with_dead_letter("refine", _label_irn, self._preset)
 
 
-def guarded(stage, function, *args):
-    """Maps elements to `function(element, *args)` (main tag `results`); one that raises becomes a `Failure`.
-
-    Args:
-        stage: what `Failure`s name as their stage.
-        function: module-level function on an element that has an `item`.
-        *args: its further arguments.
-    """
-    return beam.ParDo(_Guarded(stage, function, args)).with_outputs(FAILURES, main="results")
-
-
-class _Guarded(beam.DoFn):
-    def __init__(self, stage, function, args):
-        self._stage, self._function, self._args = stage, function, args
-
-    def process(self, element):
-        try:
-            yield self._function(element, *self._args)
-        except Exception as error:  # a pure function on one image: whatever it raises is about the image
-            item = element.item
-            failure = Failure(item.shard, item.record.image_id, self._stage, reason(error))
-            yield beam.pvalue.TaggedOutput(FAILURES, failure)
-
-
-def _merge_scales(seed):
-    size = (seed.item.record.height, seed.item.record.width)
-    scores = normalize_scores(merge_scales(seed.cams, seed.scaled_sizes, size))
-    return Scored(seed.item, seed.keys, scores, seed.scores)
+def _merge_scales(cams):
+    size = (cams.input.record.height, cams.input.record.width)
+    scores = normalize_scores(merge_scales(cams.cams, cams.scaled_sizes, size))
+    return ScoredImage(cams.input, cams.class_ids, scores, cams.classifier_scores)
 
 
 def _label_pixels(scored, background):
     if scored.refined is None:
-        return scored._replace(mask=mask_from_scores(scored.scores, scored.keys, background(scored.scores)))
-    return scored._replace(mask=mask_from_scores(scored.refined[1:], scored.keys, scored.refined[0]))
+        class_scores, background_score = scored.scores, background(scored.scores)
+    else:
+        class_scores, background_score = scored.refined[1:], scored.refined[0]
+    return scored._replace(mask=mask_from_scores(class_scores, scored.class_ids, background_score))
 
 
 def _refine_crf(scored, background, preset, unary, iterations):
     from wsss.refine.crf.dense_crf import DenseCRF, unary_from_labels, unary_from_probabilities
 
-    if not scored.keys:
+    if not scored.class_ids:
         return scored
     stacked = scored.refined
     if stacked is None:
@@ -222,15 +202,20 @@ def _refine_crf(scored, background, preset, unary, iterations):
     return scored._replace(refined=np.ascontiguousarray(np.moveaxis(refined, -1, 0)))
 
 
-def _refine_walk(scored, background, predictor, beta, steps):
+def _load_relation_predictor(*args):
+    import_tensorflow()
     from wsss.inference.predictor import cached_relation_predictor
+
+    return cached_relation_predictor(*args)
+
+
+def _refine_walk(scored, background, predictor, beta, steps):
     from wsss.refine.affinity import edge_affinity, pair_affinity
     from wsss.refine.random_walk import random_walk
 
-    if not scored.keys:
+    if not scored.class_ids:
         return scored
-    import_tensorflow()
-    network = cached_relation_predictor(*predictor)
+    network = _load_relation_predictor(*predictor)
     relations = network.predict(_image(scored))
     if network.kind == "affinity":
         affinity = pair_affinity(relations, network.radius)
@@ -248,7 +233,7 @@ def _refine_walk(scored, background, predictor, beta, steps):
 
 
 def _refine_pamr(scored, iterations):
-    if not scored.keys:
+    if not scored.class_ids:
         return scored
     image = _image(scored)[None].astype(np.float32) / 255
     refined = pamr_of_any_size(iterations)(image, np.moveaxis(scored.scores, 0, -1)[None])
@@ -273,33 +258,33 @@ def _label_affinity(scored, preset, low_alpha, high_alpha):
     from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
     from wsss.refine.labels import affinity_labels
 
-    if not scored.keys:
+    if not scored.class_ids:
         return scored._replace(mask=np.zeros(scored.scores.shape[1:], np.uint8))
     energies = []
     for alpha in (low_alpha, high_alpha):
         stacked = np.concatenate([background_scores(scored.scores, alpha=alpha)[None], scored.scores])
         energies.append(unary_from_probabilities(np.moveaxis(stacked, 0, -1)))
     low, high = DenseCRF(_image(scored), preset).infer(energies)
-    return scored._replace(mask=_class_labels(affinity_labels(low, high), scored.keys))
+    return scored._replace(mask=_class_labels(affinity_labels(low, high), scored.class_ids))
 
 
 def _label_irn(scored, preset):
     from wsss.refine.crf.dense_crf import DenseCRF
     from wsss.refine.labels import irn_labels
 
-    if not scored.keys:
+    if not scored.class_ids:
         return scored._replace(mask=np.zeros(scored.scores.shape[1:], np.uint8))
     labels = irn_labels(np.moveaxis(scored.scores, 0, -1), DenseCRF(_image(scored), preset))
-    return scored._replace(mask=_class_labels(labels, scored.keys))
+    return scored._replace(mask=_class_labels(labels, scored.class_ids))
 
 
-def _class_labels(indices, keys):
-    """Labels of the collection, from indices into background and `keys`; 255 stays."""
+def _class_labels(indices, class_ids):
+    """Labels of the collection, from indices into background and `class_ids`; 255 stays."""
     labels = np.full(256, IGNORE, np.uint8)
-    labels[: len(keys) + 1] = [0, *(key + 1 for key in keys)]
+    labels[: len(class_ids) + 1] = [0, *(class_id + 1 for class_id in class_ids)]
     return labels[indices]
 
 
 def _image(scored):
-    record = scored.item.record
+    record = scored.input.record
     return decode_image(record.image_bytes, record.orientation)

@@ -7,7 +7,7 @@ import apache_beam as beam
 import numpy as np
 
 from wsss.metrics import ThresholdSweep, confusion_matrix
-from wsss.pipeline.failures import Failure
+from wsss.pipeline.dead_letter import Failure
 
 _MICRO = 1_000_000
 
@@ -69,17 +69,17 @@ def tally_image(scored, classes):
     """The `Tally` of one image.
 
     Args:
-        scored: `Scored` with a mask.
+        scored: `ScoredImage` with a mask.
         classes: number of classes with the background.
     """
     pixels = np.bincount(scored.mask.ravel(), minlength=256).astype(np.int64)
-    present = np.isin(np.arange(len(scored.classifier_scores)), scored.keys)
+    present = np.isin(np.arange(len(scored.classifier_scores)), scored.class_ids)
     confusion = sweep = None
-    truth = scored.item.record.mask
+    truth = scored.input.record.mask
     if truth is not None:
         confusion = confusion_matrix(truth, scored.mask, classes)
         sweep = ThresholdSweep(classes)
-        sweep.update(scored.scores, scored.keys, truth)
+        sweep.update(scored.scores, scored.class_ids, truth)
     return Tally(
         images=1,
         class_pixels=pixels,

@@ -15,7 +15,7 @@ from wsss.visualization import heat_map, overlay, side_by_side
 
 
 class WriteImages(beam.PTransform):
-    """Writes the mask of each `(Scored, Tally)`, and on request scores and picture; passes the pair on.
+    """Writes the mask of each `(ScoredImage, Tally)`, and on request scores and picture; passes the pair on.
 
     A file that cannot be written stops the job: that is nothing about the image.
 
@@ -37,7 +37,8 @@ class WriteRecords(beam.PTransform):
     """Writes one TFRecord file a shard, with the pseudo label in the place of the true mask.
 
     Together with TFDS's metadata the files are a collection like the one that was read: a segmentation
-    network trains on it as on any other. Takes `(shards, pairs of Scored and Tally)`, gives `(shard, facts)`.
+    network trains on it as on any other. Takes `(shards, pairs of ScoredImage and Tally)`, gives pairs of the
+    shard's name and the number and bytes of its records.
 
     Args:
         layout: the `Layout`.
@@ -64,21 +65,21 @@ class WriteRecords(beam.PTransform):
 
 def _write_image(counted, layout, masks, scores):
     scored = counted[0]
-    image_id = scored.item.record.image_id
+    image_id = scored.input.record.image_id
     if masks:
         io.write_bytes(layout.mask(image_id), encode_mask(scored.mask, voc_palette()))
     if scores:
-        io.write_bytes(layout.scores(image_id), encode_scores(scored.scores, scored.keys))
-    if scored.item.preview:
+        io.write_bytes(layout.scores(image_id), encode_scores(scored.scores, scored.class_ids))
+    if scored.input.preview:
         io.write_bytes(layout.preview(image_id), _preview(scored))
     progress.tick()
     return counted
 
 
 def _preview(scored):
-    record = scored.item.record
+    record = scored.input.record
     image = decode_image(record.image_bytes, record.orientation)
-    strongest = scored.scores.max(axis=0) if len(scored.keys) else np.zeros(image.shape[:2], np.float32)
+    strongest = scored.scores.max(axis=0) if len(scored.class_ids) else np.zeros(image.shape[:2], np.float32)
     pictures = [image, heat_map(image, strongest), overlay(image, scored.mask)]
     if record.mask is not None:
         pictures.append(overlay(image, record.mask))
@@ -87,8 +88,8 @@ def _preview(scored):
 
 def _format(counted):
     scored = counted[0]
-    record = replace(scored.item.record, labels=scored.keys, mask_bytes=encode_mask(scored.mask))
-    return scored.item.shard, (record.image_id, format_example(record))
+    record = replace(scored.input.record, labels=scored.class_ids, mask_bytes=encode_mask(scored.mask))
+    return scored.input.shard, (record.image_id, format_example(record))
 
 
 def _write_file(shard_and_members, layout, file_names):

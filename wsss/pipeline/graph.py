@@ -3,10 +3,9 @@
 import apache_beam as beam
 
 from wsss.common import io
-from wsss.pipeline.failures import FAILURES
+from wsss.pipeline.dead_letter import FAILURES, with_dead_letter
 from wsss.pipeline.stages.predict import PredictCAM
 from wsss.pipeline.stages.read import ReadBatches
-from wsss.pipeline.stages.refine import guarded
 from wsss.pipeline.stages.score import AddTallies, Tally, tally_image
 from wsss.pipeline.stages.write import WriteImages, WriteRecords
 
@@ -19,13 +18,13 @@ class LabelShards(beam.PTransform):
         layout: the `Layout` of the output.
         handler: a `CamModelHandler`.
         image_labels, label_threshold: see `PredictCAM`.
-        stages: PTransforms from `Seed`s to `Scored`s with a mask, in order; each gives `results` and
+        stages: PTransforms from `ImageCams` to `ScoredImage`s with a mask, in order; each gives `results` and
             `failures`.
         classes: number of classes with the background.
         record_files: dict of shard to file name, for TFRecord output; None writes PNGs.
         save_scores: whether scores are written.
         batch_size: images in a batch, at most.
-        reshuffle: whether accelerator and CPU work apart, with a shuffle of seeds between.
+        reshuffle: whether accelerator and CPU work apart, with a shuffle of image_cams between.
     """
 
     def __init__(
@@ -55,21 +54,21 @@ class LabelShards(beam.PTransform):
         read = shards | self._read
         predicted = read.batches | self._predict
         failures = [read[FAILURES], predicted[FAILURES]]
-        elements = predicted.seeds
+        elements = predicted.image_cams
         if self._reshuffle:
             elements |= beam.Reshuffle()
         for stage in self._stages:
             outputs = elements | stage
             elements = outputs.results
             failures.append(outputs[FAILURES])
-        counted = elements | "CountPixels" >> guarded("score", _count, self._classes)
+        counted = elements | "CountPixels" >> with_dead_letter("score", _count, self._classes)
         failures.append(counted[FAILURES])
         written = counted.results | self._write
 
         tallies = (
             shards | "OpenTally" >> beam.Map(lambda shard: (shard.name, Tally())),
             failures | beam.Flatten() | "TallyFailure" >> beam.Map(lambda f: (f.shard, Tally(failures=(f,)))),
-            written | "TallyImage" >> beam.Map(lambda pair: (pair[0].item.shard, pair[1])),
+            written | "TallyImage" >> beam.Map(lambda pair: (pair[0].input.shard, pair[1])),
         )
         parts = {
             "source": shards | "KeySource" >> beam.Map(lambda shard: (shard.name, shard.source)),

@@ -41,7 +41,7 @@ class ChooseThreshold(beam.PTransform):
 
     def expand(self, shards):
         read, predict, merge = self._stages
-        scored = (((shards | read).batches | predict).seeds | merge).results
+        scored = (((shards | read).batches | predict).image_cams | merge).results
         total = scored | "CountScores" >> beam.Map(count_scores) | beam.CombineGlobally(_AddCounts())
         return total | "WriteThreshold" >> beam.Map(_write, self._path)
 
@@ -51,7 +51,7 @@ def count_scores(scored):
 
     Integers, so that the order of addition does not change the sum. An image without classes counts nothing.
     """
-    if not scored.keys:
+    if not scored.class_ids:
         return np.zeros(2, np.int64)
     strongest = scored.scores.max(axis=0)
     return np.array([strongest.size, round(strongest.sum(dtype=np.float64) * _MICRO)], np.int64)

@@ -1,0 +1,95 @@
+"""Dead letters: images that failed are counted and listed, and the job goes on.
+
+Beam's own `with_exception_handling` passes on the whole element, here an encoded image with its score maps,
+and the exception as text. What is kept here is one line, whether another try may succeed, and a counter of
+each stage and kind of error.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+FAILURES = "failures"  # tag of the outputs that carry them
+NAMESPACE = "wsss"  # of the Beam counters
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
+_LONGEST = 300
+# Errors of TensorFlow's runtime that are about the machine; named here, since TensorFlow is not imported.
+_TRANSIENT_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError", "AbortedError"})
+
+
+class Failure(NamedTuple):
+    """One line of `errors.jsonl`.
+
+    Attributes:
+        shard: name of the shard that holds the image.
+        image_id: the image, or the shard itself where a record has no readable id.
+        stage: `read`, `decode`, `predict`, `refine`, `score` or `write`.
+        reason: one line, the same in every run.
+        transient: whether another run may succeed: the file was missing, or memory ran out.
+    """
+
+    shard: str
+    image_id: str
+    stage: str
+    reason: str
+    transient: bool = False
+
+    @classmethod
+    def of(cls, shard: str, image_id: str, stage: str, error: BaseException) -> "Failure":
+        """The failure of an image by an exception."""
+        return cls(shard, image_id, stage, describe_error(error), is_transient(error))
+
+
+def describe_error(error: BaseException) -> str:
+    """One line about an exception, without what changes from run to run, such as addresses of objects."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    return _ADDRESS.sub("0x…", text)[:_LONGEST]
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an exception is about the machine, its memory or its files, and not about the image."""
+    return isinstance(error, (OSError, MemoryError)) or type(error).__name__ in _TRANSIENT_NAMES
+
+
+def count_failure(failure: Failure) -> None:
+    """Adds to the Beam counter of the failure's stage and kind, such as `failed_decode_BadImage`."""
+    kind = re.split(r"\W", failure.reason, maxsplit=1)[0]
+    Metrics.counter(NAMESPACE, f"failed_{failure.stage}_{kind}").inc()
+
+
+def with_dead_letter(
+    stage: str, function: Callable[..., Any], *args: Any, setup: Callable[[], Any] | None = None
+) -> beam.PTransform:
+    """Maps images through a pure function; one that raises leaves as a `Failure` under the tag `failures`.
+
+    Args:
+        stage: what `Failure`s name as their stage.
+        function: module-level function on an element with an `input`, an `InputImage`; its results come out
+            under the main tag, `results`.
+        *args: its further arguments.
+        setup: function without arguments, module-level or a `partial` of one, that a worker calls once before
+            the first image. What it raises fails the job: it is about no image.
+    """
+    return beam.ParDo(_WithDeadLetter(stage, function, args, setup)).with_outputs(FAILURES, main="results")
+
+
+class _WithDeadLetter(beam.DoFn):
+    def __init__(self, stage, function, args, setup):
+        self._stage, self._function, self._args, self._setup = stage, function, args, setup
+
+    def setup(self) -> None:
+        if self._setup is not None:
+            self._setup()
+
+    def process(self, element: Any) -> Iterator[Any]:
+        try:
+            yield self._function(element, *self._args)
+        except Exception as error:  # a pure function on one image: whatever it raises is about the image
+            image = element.input
+            failure = Failure.of(image.shard, image.record.image_id, self._stage, error)
+            yield beam.pvalue.TaggedOutput(FAILURES, failure)
