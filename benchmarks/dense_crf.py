@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.memory import growth_megabytes
 from benchmarks.refinement import child, interleaved, photographs, smooth_scores, verdict
-from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
+from wsss.refine.crf import DenseCRF, unary_from_probabilities
 
 try:
     import pydensecrf.densecrf as pydensecrf

@@ -21,7 +21,7 @@ from benchmarks.memory import growth_megabytes
 from benchmarks.refinement import child, interleaved, verdict
 from wsss.common.pixel_pairs import pair_offsets, path_pixels
 from wsss.refine.affinity import edge_affinity
-from wsss.refine.random_walk import random_walk
+from wsss.refine.walk import random_walk
 
 STEPS, BETA, CLASSES = 256, 8, 3
 THREADS = min(2, os.cpu_count() or 1)

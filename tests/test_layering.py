@@ -99,7 +99,7 @@ def test_every_room_that_is_listed_exists():
         ("pipeline/stages/read.py", "import wsss.train"),
         ("ops/cam.py", "from wsss import models"),
         ("ops/cam.py", "def f():\n    import tensorflow"),
-        ("refine/random_walk.py", "import keras"),
+        ("refine/walk.py", "import keras"),
         ("metrics.py", "import pandas"),
         ("new_room/module.py", "import numpy"),
         ("models/seam.py", "from wsss.training.loop import train"),

@@ -8,7 +8,7 @@ import pytest
 from tests.pseudo_label_cases import corrupt, label, make_records, tree, write_collection
 from wsss.common import io
 from wsss.pipeline.options import CRF_PRESETS
-from wsss.refine.crf.dense_crf import PRESETS
+from wsss.refine.crf import PRESETS
 
 
 def test_one_corrupt_image_costs_one_line_and_nothing_else(labels, run, records, tmp_path):

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 
 from tests.golden import assert_close, golden_cases
 from tests.refine.lattice_oracle import exact_kernel, lattice_kernel, mean_field
-from wsss.refine.crf.dense_crf import (
-    PRESETS,
-    CRFParameters,
-    DenseCRF,
-    _LatticeCache,
-    unary_from_labels,
-    unary_from_probabilities,
-)
+from wsss.refine.crf import PRESETS, CRFParameters, DenseCRF, unary_from_labels, unary_from_probabilities
+from wsss.refine.crf.dense_crf import _LatticeCache
 from wsss.refine.crf.mean_field import _choose_layout
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.golden import assert_close, golden_cases
 from wsss.inference.cam_scores import mean_of_cells
 from wsss.ops.interpolation import interpolation_matrix
-from wsss.refine.crf.dense_crf import DenseCRF
+from wsss.refine.crf import DenseCRF
 from wsss.refine.labels import affinity_labels, irn_labels
 
 

@@ -14,7 +14,7 @@ CRF_PRESETS = (
     "ppc_segmentation",
     "deeplab",
     "fast",
-)  # those of wsss.refine.crf.dense_crf
+)  # those of wsss.refine.crf.PRESETS
 _NOT_RECORDED = ("output", "overwrite", "images_per_wave", "max_error_rate", "accelerator")
 
 

@@ -56,7 +56,7 @@ def pair_affinity(pairs: np.ndarray, radius: int = 5, published_borders: bool = 
 
 
 def edge_affinity(edge: np.ndarray, radius: int = 5) -> Affinity:
-    """IRN's affinity: one minus the strongest edge on the straight path between two pixels.
+    """The `Affinity` of IRN: one minus the strongest class boundary on the line between two pixels.
 
     The maximum over a path is that over a few shorter paths which cover it, so it takes one or two operations
     on whole images for each offset instead of one for each pixel of each path; equal to the last bit.
@@ -98,7 +98,7 @@ def edge_affinity(edge: np.ndarray, radius: int = 5) -> Affinity:
     return Affinity(np.array(offsets), weights.reshape(-1, height, width))
 
 
-def _shift(flat, distance):
+def _shift(flat: np.ndarray, distance: int) -> np.ndarray:
     """`flat[i + distance]` at each i, zero where that is outside."""
     result = np.zeros_like(flat)
     if distance > 0:
@@ -111,7 +111,7 @@ def _shift(flat, distance):
 
 
 @functools.lru_cache(maxsize=32)
-def _path_pieces(radius):
+def _path_pieces(radius: int) -> list:
     """For each path, shortest first: shorter paths, shifted, that together cover it.
 
     Returns:

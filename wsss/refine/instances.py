@@ -1,7 +1,12 @@
-"""Instances from IRN's displacement field: pixels that point to the same centroid are one thing.
+"""Instances from IRN's displacement field: pixels that lead to the same centroid are one object.
+
+A library function: the pipeline writes classes, not instances. An `IRNet` predicts the field.
+
+    centroids = find_centroids(displacement)
+    instances = group_pixels(centroids, displacement)
 
 Source: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations",
-CVPR 2019, section 5.2, and the released code.
+CVPR 2019, section 5.1, and the released code.
 """
 
 import numpy as np
@@ -9,8 +14,8 @@ from numba import njit
 from scipy import ndimage
 
 
-def find_centroids(displacement, iterations=300):
-    """Where each pixel ends when it follows the field again and again.
+def find_centroids(displacement: np.ndarray, iterations: int = 300) -> np.ndarray:
+    """Centroid of each pixel: where it ends after following the displacement field many times.
 
     The field is interpolated bilinearly between pixels, and a pixel stops at the edge of the image.
 
@@ -23,6 +28,12 @@ def find_centroids(displacement, iterations=300):
 
     Raises:
         ValueError: the field is not (height, width, 2) of finite numbers, or `iterations` is below 1.
+
+    Example:
+        >>> field = np.zeros((1, 5, 2))
+        >>> field[0, :, 1] = [1, 0, 1, 1, 0]  # two objects, with centers in columns 1 and 4
+        >>> find_centroids(field)[0, :, 1]
+        array([1, 1, 4, 4, 4], dtype=int32)
     """
     displacement = _check_field(displacement)
     if not isinstance(iterations, (int, np.integer)) or iterations < 1:
@@ -32,8 +43,8 @@ def find_centroids(displacement, iterations=300):
     return np.round(centroids).astype(np.int32)
 
 
-def group_pixels(centroids, displacement, weak=2.5):
-    """The instance of each pixel: centroids in the same connected region of weak displacement are one.
+def group_pixels(centroids: np.ndarray, displacement: np.ndarray, weak: float = 2.5) -> np.ndarray:
+    """Instance of each pixel: centroids in one connected region of weak displacement are one instance.
 
     Args:
         centroids: int (height, width, 2) from `find_centroids`.
@@ -46,6 +57,12 @@ def group_pixels(centroids, displacement, weak=2.5):
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> field = np.zeros((1, 9, 2))
+        >>> field[0, :, 1] = [1, 0, -1, -2, 4, 3, 2, 1, 0]  # strong displacements part two objects
+        >>> group_pixels(find_centroids(field), field)
+        array([[0, 0, 0, 0, 1, 1, 1, 1, 1]], dtype=int32)
     """
     displacement, centroids = _check_field(displacement), np.asarray(centroids)
     if centroids.shape != displacement.shape:
@@ -58,7 +75,7 @@ def group_pixels(centroids, displacement, weak=2.5):
     return np.unique(regions, return_inverse=True)[1].reshape(regions.shape).astype(np.int32)
 
 
-def _check_field(displacement):
+def _check_field(displacement: np.ndarray) -> np.ndarray:
     displacement = np.ascontiguousarray(displacement, np.float32)
     if displacement.ndim != 3 or displacement.shape[2] != 2 or not displacement.size:
         raise ValueError(

@@ -80,7 +80,7 @@ class RefineCRF(beam.PTransform):
 
     Args:
         background: the `Background` that joins the classes, unless a stage before has refined all together.
-        preset: name of constants in `wsss.refine.crf.dense_crf.PRESETS`.
+        preset: name of constants in `wsss.refine.crf.PRESETS`.
         unary: `probabilities` takes the scores as they are, as SEAM does with the power background; `labels`
             takes the best label of each pixel with confidence 0.7, as PPC and IRN do with a constant one.
         iterations: mean-field updates; None as in the preset.
@@ -187,7 +187,7 @@ def _label_pixels(scored, background):
 
 
 def _refine_crf(scored, background, preset, unary, iterations):
-    from wsss.refine.crf.dense_crf import DenseCRF, unary_from_labels, unary_from_probabilities
+    from wsss.refine.crf import DenseCRF, unary_from_labels, unary_from_probabilities
 
     if not scored.class_ids:
         return scored
@@ -211,7 +211,7 @@ def _load_relation_predictor(*args):
 
 def _refine_walk(scored, background, predictor, beta, steps):
     from wsss.refine.affinity import edge_affinity, pair_affinity
-    from wsss.refine.random_walk import random_walk
+    from wsss.refine.walk import random_walk
 
     if not scored.class_ids:
         return scored
@@ -255,7 +255,7 @@ def pamr_of_any_size(iterations):
 
 
 def _label_affinity(scored, preset, low_alpha, high_alpha):
-    from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
+    from wsss.refine.crf import DenseCRF, unary_from_probabilities
     from wsss.refine.labels import affinity_labels
 
     if not scored.class_ids:
@@ -269,7 +269,7 @@ def _label_affinity(scored, preset, low_alpha, high_alpha):
 
 
 def _label_irn(scored, preset):
-    from wsss.refine.crf.dense_crf import DenseCRF
+    from wsss.refine.crf import DenseCRF
     from wsss.refine.labels import irn_labels
 
     if not scored.class_ids:

@@ -1,1 +1,6 @@
-"""Dense conditional random fields."""
+"""Dense CRF: sharpens the label scores of one image along its color edges, as `pydensecrf` does."""
+
+from wsss.refine.crf.dense_crf import PRESETS, CRFParameters, DenseCRF
+from wsss.refine.crf.unary import unary_from_labels, unary_from_probabilities
+
+__all__ = ["PRESETS", "CRFParameters", "DenseCRF", "unary_from_labels", "unary_from_probabilities"]

@@ -1,37 +1,30 @@
-"""Dense CRF: sharpens class scores of one image along its color edges.
+"""Dense CRF of one image: its constants, the class that refines, and the cache of Gaussian lattices.
 
-Every pixel talks to every other; the mean-field update of Krähenbühl & Koltun (NeurIPS 2011, algorithm 1) is
+All pairs of pixels are connected; the mean-field update of Krähenbühl & Koltun (NeurIPS 2011, algorithm 1) is
 
     Q = softmax(-unary + gaussian_strength * G Q + bilateral_strength * B Q)
 
 where G is a Gaussian of the distance of two pixels and B of their distance and colors, both filtered with a
 permutohedral lattice and normalized symmetrically. The result equals that of `pydensecrf`.
-
-    crf = DenseCRF(image, "seam")
-    low, high = crf.infer([unary_from_probabilities(p_low), unary_from_probabilities(p_high)])
-
-Each instance may be used from several threads at once. Nothing here starts a thread of its own.
 """
 
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
 from numba import njit
 
-from wsss.refine.crf.lattice import build_lattice
+from wsss.refine.crf.lattice import Lattice, build_lattice
 from wsss.refine.crf.mean_field import mean_field
 from wsss.refine.crf.unary import (
     check_label_map,
     fill_label_unary,
     label_energies,
-    unary_from_labels,
-    unary_from_probabilities,
 )
-
-__all__ = ["PRESETS", "CRFParameters", "DenseCRF", "unary_from_labels", "unary_from_probabilities"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ class CRFParameters:
     iterations: int = 10
     reduction: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("gaussian_width", "bilateral_width", "color_width"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"`{name}` must be a positive number. Received: {getattr(self, name)}.")
@@ -71,7 +64,7 @@ class CRFParameters:
 
 _SEAM = CRFParameters()
 _PPC = replace(_SEAM, bilateral_width=50.0, color_width=5.0)
-PRESETS = {
+PRESETS: dict[str, CRFParameters] = {
     "seam": _SEAM,  # SEAM and psa, after the CAM; PPC's affinity labels
     "irn": _PPC,  # IRN's labels, from a label map
     "ppc": _PPC,  # PPC's inference, from a label map
@@ -86,7 +79,9 @@ PRESETS = {
 
 
 class DenseCRF:
-    """The dense CRF of one image, ready to refine any number of unaries.
+    """Dense CRF of one image: sharpens label scores along the color edges of the image.
+
+    One instance refines any number of unaries and may be used from several threads; it starts none.
 
     Args:
         image: uint8 (height, width, 3), RGB.
@@ -97,9 +92,28 @@ class DenseCRF:
 
     Raises:
         ValueError: the image is not uint8 RGB or has no pixels, or a parameter is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.refine import DenseCRF, unary_from_probabilities
+        >>> image = np.zeros((20, 30, 3), np.uint8)
+        >>> image[:, 15:] = 200  # two colors that meet at column 15
+        >>> cam = np.full((20, 30), 0.1, np.float32)
+        >>> cam[:, 18:] = 0.9  # the object begins at column 15, the CAM at column 18
+        >>> unary = unary_from_probabilities(np.stack([1 - cam, cam], axis=-1))
+        >>> labels = DenseCRF(image, "seam").infer(unary).argmax(axis=-1)
+        >>> labels[0].tolist().index(1)
+        15
     """
 
-    def __init__(self, image, preset="seam", *, scale=1.0, **overrides):
+    def __init__(
+        self,
+        image: np.ndarray,
+        preset: str | CRFParameters = "seam",
+        *,
+        scale: float = 1.0,
+        **overrides: Any,
+    ):
         image = _check_image(image)
         if isinstance(preset, str) and preset not in PRESETS:
             raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}. Received: {preset!r}.")
@@ -122,6 +136,22 @@ class DenseCRF:
             self.parameters.gaussian_width / (scale * step),
             self.parameters.gaussian_strength,
         )
+
+    @overload
+    def infer(
+        self,
+        unaries: np.ndarray,
+        iterations: int | None = None,
+        copies: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def infer(
+        self,
+        unaries: Sequence[np.ndarray],
+        iterations: int | None = None,
+        copies: Sequence[int] | np.ndarray | None = None,
+    ) -> list[np.ndarray]: ...
 
     def infer(self, unaries, iterations=None, copies=None):
         """Probability of each label at each pixel.
@@ -165,8 +195,14 @@ class DenseCRF:
             results = [_spread_squares(result, step, self.shape) for result in results]
         return results if several else results[0]
 
-    def refine_labels(self, label_map, label_count, confidence=0.7, iterations=None):
-        """The most probable label of each pixel when a label map is the evidence, as in IRN and PPC.
+    def refine_labels(
+        self,
+        label_map: np.ndarray,
+        label_count: int,
+        confidence: float = 0.7,
+        iterations: int | None = None,
+    ) -> np.ndarray:
+        """Most probable label of each pixel, with a label map as the unary, as in IRN and PPC.
 
         Only the labels that occur are computed; all the others share one.
 
@@ -193,7 +229,7 @@ class DenseCRF:
         return present.astype(np.uint8 if label_count <= 256 else np.int32)[best]
 
 
-def _check_image(image):
+def _check_image(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
@@ -203,14 +239,14 @@ def _check_image(image):
     return image
 
 
-def _check_copies(copies, labels):
+def _check_copies(copies: Sequence[int] | np.ndarray | None, labels: int) -> np.ndarray:
     copies = np.ones(labels, np.float32) if copies is None else np.asarray(copies, np.float32)
     if copies.shape != (labels,) or not (copies >= 1).all():
         raise ValueError(f"`copies` must be {labels} integers, 1 or more. Received: {copies}.")
     return copies
 
 
-def _mean_of_squares(array, side):
+def _mean_of_squares(array: np.ndarray, side: int) -> np.ndarray:
     """Mean over squares of `side` pixels of (height, width, channels); those at the edges may be cut."""
     height, width, channels = array.shape
     result = np.empty((-(-height // side), -(-width // side), channels), np.float32)
@@ -218,7 +254,7 @@ def _mean_of_squares(array, side):
     return result
 
 
-def _spread_squares(array, side, shape):
+def _spread_squares(array: np.ndarray, side: int, shape: tuple[int, int]) -> np.ndarray:
     """Bilinear up-sampling by `side`, cut to `shape`: undoes `_mean_of_squares` up to its blur."""
     result = np.empty((*shape, array.shape[2]), np.float32)
     _interpolate(array, side, result)
@@ -259,12 +295,12 @@ def _interpolate(array, side, result):
 class _LatticeCache:
     """Gaussian lattices by image size, the most recently used ones, up to a number of bytes."""
 
-    def __init__(self, max_bytes):
+    def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._lattices = OrderedDict()
+        self._lattices: OrderedDict[tuple, Lattice] = OrderedDict()
         self._lock = threading.Lock()  # held for look-ups only, never while a lattice is built
 
-    def get(self, height, width, gaussian_width, strength):
+    def get(self, height: int, width: int, gaussian_width: float, strength: float) -> Lattice:
         key = (height, width, gaussian_width, strength)
         with self._lock:
             lattice = self._lattices.get(key)
@@ -280,7 +316,7 @@ class _LatticeCache:
                 self._lattices.popitem(last=False)
         return lattice
 
-    def renew_lock(self):
+    def renew_lock(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
 

@@ -13,8 +13,8 @@ from wsss.common.pixel_pairs import pair_offsets, path_pixels
 from wsss.inference.cam_scores import background_scores, enlarge_cells, mean_of_cells
 from wsss.ops.affinity import feature_affinity, path_affinity, path_offsets
 from wsss.refine.affinity import Affinity, edge_affinity, pair_affinity
-from wsss.refine.crf.dense_crf import DenseCRF, unary_from_probabilities
-from wsss.refine.random_walk import _chebyshev_coefficients, random_walk
+from wsss.refine.crf import DenseCRF, unary_from_probabilities
+from wsss.refine.walk import _chebyshev_coefficients, random_walk
 
 
 def dense_matrix(affinity):

@@ -1,4 +1,4 @@
-"""The random walk that spreads class scores to pixels with a high affinity, without ever forming its matrix.
+"""Random walk that spreads class scores to pixels with a high affinity, without ever forming its matrix.
 
 AffinityNet and IRN multiply the scores by `T ** steps`, where T is the matrix of the affinities of all pixel
 pairs, raised to a power and normalized to columns that sum to one; they square it again and again, which
@@ -33,7 +33,9 @@ def random_walk(
     steps: int = 256,
     tolerance: float = 1e-6,
 ) -> np.ndarray:
-    """Scores after a walk: `scores @ T ** steps`, T the normalized affinities to the power of `beta`.
+    """Class scores spread over pixels of high affinity: `scores @ T ** steps`, T the transition matrix.
+
+    T holds the affinities to the power of `beta`, each column normalized to a sum of one.
 
     The result differs from the exact one by at most `tolerance` times the size of `scores`, both measured as
     the root of the sum of squares weighted by the column sums of the powered affinities, plus rounding (below
@@ -51,6 +53,17 @@ def random_walk(
 
     Raises:
         ValueError: sizes differ, a number is not finite, or an option is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.refine import edge_affinity, random_walk
+        >>> edge = np.zeros((8, 10), np.float32)
+        >>> edge[:, 5] = 1  # a class boundary
+        >>> scores = np.zeros((8, 10, 1), np.float32)
+        >>> scores[4, 2] = 1  # the CAM found one pixel of the object
+        >>> walked = random_walk(scores, edge_affinity(edge), beta=10, steps=256)
+        >>> (walked[0, :, 0] > 0.01).astype(int)  # the score has spread as far as the boundary
+        array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
     """
     scores = np.asarray(scores, np.float32)
     offsets, weights = np.asarray(affinity.offsets), np.asarray(affinity.weights, np.float32)
@@ -77,7 +90,14 @@ def random_walk(
 _LANES = 16
 
 
-def _check_walk(scores, offsets, weights, beta, steps, tolerance):
+def _check_walk(
+    scores: np.ndarray,
+    offsets: np.ndarray,
+    weights: np.ndarray,
+    beta: float,
+    steps: int,
+    tolerance: float,
+) -> None:
     if scores.ndim != 3 or not scores.size or weights.shape != (len(offsets), *scores.shape[:2]):
         raise ValueError(
             "`scores` must be (height, width, classes), not empty, and the affinities of the same height and "
@@ -95,7 +115,7 @@ def _check_walk(scores, offsets, weights, beta, steps, tolerance):
         raise ValueError(f"`tolerance` must lie between 0 and 1. Received: {tolerance}.")
 
 
-def _power(weights, beta):
+def _power(weights: np.ndarray, beta: float) -> np.ndarray:
     """`weights ** beta`; whole exponents by multiplication, which is much faster."""
     if beta != int(beta) or beta > 1024:
         return weights ** np.float32(beta)
@@ -110,7 +130,7 @@ def _power(weights, beta):
 
 
 @functools.lru_cache(maxsize=64)
-def _chebyshev_coefficients(steps, tolerance):
+def _chebyshev_coefficients(steps: int, tolerance: float) -> np.ndarray:
     """Weights of T_0, T_1, ... in `x ** steps`, cut where the rest sums to less than `tolerance`.
 
     `x ** n = 2 ** (1 - n) * sum_k binomial(n, (n - k) / 2) T_k(x)` over the k of n's parity, k = 0 halved.
