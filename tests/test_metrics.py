@@ -19,20 +19,20 @@ from wsss.metrics import (
 )
 
 
-def random_image(rng, classes=4, keys=(0, 2), size=(7, 9)):
+def random_image(rng, classes=4, class_ids=(0, 2), size=(7, 9)):
     """Scores with many ties among themselves and with the thresholds, and a truth with unknown pixels."""
-    scores = rng.integers(0, 101, (len(keys), *size)).astype(np.float32) / 100
+    scores = rng.integers(0, 101, (len(class_ids), *size)).astype(np.float32) / 100
     truth = rng.integers(0, classes + 1, size).astype(np.uint8)
     truth[truth == classes] = 255
-    return scores, keys, truth
+    return scores, class_ids, truth
 
 
 def repeated_argmax(images, classes, thresholds):
     """The slow, obvious sweep."""
     counts = np.zeros((3, len(thresholds), classes), np.int64)
-    for scores, keys, truth in images:
+    for scores, class_ids, truth in images:
         full = np.zeros((classes, *truth.shape), np.float32)
-        full[np.asarray(keys, int) + 1] = scores
+        full[np.asarray(class_ids, int) + 1] = scores
         for index, threshold in enumerate(thresholds):
             full[0] = threshold
             prediction = full.argmax(axis=0)
@@ -51,9 +51,9 @@ def repeated_argmax(images, classes, thresholds):
     # spaced as usual; beyond 1; nearer to each other than any table is fine
     st.sampled_from([np.arange(0, 60, 7) / 100, [0.0, 0.2, 1.0, 1.5], [0.5, 0.50001, 0.50002, 0.51]]),
 )
-def test_one_pass_equals_repeated_argmax_to_the_last_count(seed, keys, thresholds):
+def test_one_pass_equals_repeated_argmax_to_the_last_count(seed, class_ids, thresholds):
     rng = np.random.default_rng(seed)
-    images = [random_image(rng, keys=keys) for _ in range(3)]
+    images = [random_image(rng, class_ids=class_ids) for _ in range(3)]
     sweep = ThresholdSweep(4, thresholds)
     for image in images:
         sweep.update(*image)
@@ -63,9 +63,9 @@ def test_one_pass_equals_repeated_argmax_to_the_last_count(seed, keys, threshold
 
 def test_of_equal_scores_the_smallest_class_wins_whatever_the_order_of_the_ids():
     truth = np.array([[1, 3]], np.uint8)
-    for keys in [(0, 2), (2, 0)]:
+    for class_ids in [(0, 2), (2, 0)]:
         sweep = ThresholdSweep(4, [0.5])
-        sweep.update(np.full((2, 1, 2), 0.75, np.float32), keys, truth)
+        sweep.update(np.full((2, 1, 2), 0.75, np.float32), class_ids, truth)
         counts = sweep.counts()
         assert counts.predicted.tolist() == [[0, 2, 0, 0]]
         assert counts.true_positives.tolist() == [[0, 1, 0, 0]]
@@ -100,10 +100,10 @@ def test_a_sweep_refuses_what_it_cannot_count():
         sweep.update(np.full((1, 2, 2), np.nan, np.float32), [0], truth)
     with pytest.raises(ValueError, match="height, width"):
         sweep.update(np.zeros((1, 2, 3), np.float32), [0], truth)
-    for keys in ([1], [-1]):
-        with pytest.raises(ValueError, match=r"different class ids in 0\.\.0"):
-            sweep.update(np.zeros((1, 2, 2), np.float32), keys, truth)
-    with pytest.raises(ValueError, match="different class ids"):
+    for class_ids in ([1], [-1]):
+        with pytest.raises(ValueError, match=r"different integers in 0\.\.0"):
+            sweep.update(np.zeros((1, 2, 2), np.float32), class_ids, truth)
+    with pytest.raises(ValueError, match="different integers"):
         sweep.update(np.zeros((2, 2, 2), np.float32), [0, 0], truth)
     with pytest.raises(ValueError, match="Label 7"):
         sweep.update(np.zeros((1, 2, 2), np.float32), [0], truth + np.uint8(7))

@@ -1,10 +1,12 @@
-"""How good masks and classifiers are: counts pooled over a collection, in 64-bit integers; NumPy only.
+"""Metrics of masks and of classifiers: mIoU, its curve over background thresholds, average precision.
 
-Counts add up: a collection may be counted in parts, in any order, on any number of machines.
+Counts are pooled over a collection in 64-bit integers and add up: parts of it may be counted in any order, on
+any number of machines. NumPy only.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,16 +30,16 @@ class Counts(NamedTuple):
     truth: np.ndarray
 
 
-def confusion_matrix(truth, prediction, classes):
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Counts pixels by true and predicted label; pixels whose truth is 255 are left out.
 
     Args:
         truth: uint8, any shape: 0 background, 1..K class, 255 unknown.
-        prediction: uint8, same shape; 255 = undecided.
+        prediction: uint8, same shape; 255 = ignored, no label is predicted.
         classes: number of classes with the background, K + 1.
 
     Returns:
-        int64 `(classes, classes + 1)`: truth in rows, prediction in columns, the last column undecided.
+        int64 `(classes, classes + 1)`: truth in rows, prediction in columns, ignored ones in the last column.
 
     Raises:
         ValueError: shapes differ, or a label is neither a class nor 255.
@@ -53,25 +55,28 @@ def confusion_matrix(truth, prediction, classes):
     return np.concatenate([pairs[:classes, :classes], pairs[:classes, IGNORE:]], axis=1)
 
 
-def counts_of(confusion, undecided="wrong"):
+def counts_of(confusion: np.ndarray, ignored: str = "wrong") -> Counts:
     """`Counts` of a confusion matrix.
 
     Args:
         confusion: int64 `(classes, classes + 1)` from `confusion_matrix`.
-        undecided: what predicted 255 counts as: `wrong` (predicted as no class), `skip` (as if the truth were
+        ignored: what predicted 255 counts as: `wrong` (predicted as no class), `skip` (as if the truth were
             unknown) or `background`.
+
+    Raises:
+        ValueError: `ignored` is none of these.
     """
-    decided, rest = confusion[:, :-1], confusion[:, -1]
-    if undecided not in ("wrong", "skip", "background"):
-        raise ValueError(f"`undecided` must be wrong, skip or background. Received: {undecided!r}.")
-    if undecided == "background":
-        decided = decided.copy()
-        decided[:, 0] += rest
-    truth = decided.sum(axis=1) + (rest if undecided == "wrong" else 0)
-    return Counts(np.diagonal(decided).copy(), decided.sum(axis=0), truth)
+    predicted, rest = confusion[:, :-1], confusion[:, -1]
+    if ignored not in ("wrong", "skip", "background"):
+        raise ValueError(f"`ignored` must be wrong, skip or background. Received: {ignored!r}.")
+    if ignored == "background":
+        predicted = predicted.copy()
+        predicted[:, 0] += rest
+    truth = predicted.sum(axis=1) + (rest if ignored == "wrong" else 0)
+    return Counts(np.diagonal(predicted).copy(), predicted.sum(axis=0), truth)
 
 
-def iou(counts):
+def iou(counts: Counts) -> np.ndarray:
     """Intersection over union of each class, float64 in [0, 1]; NaN for a class absent from both counts."""
     union = counts.predicted + counts.truth - counts.true_positives
     return np.divide(
@@ -79,8 +84,8 @@ def iou(counts):
     )
 
 
-def mean_iou(counts, absent="zero"):
-    """Mean over the classes of their intersection over union.
+def mean_iou(counts: Counts, absent: str = "zero") -> Any:
+    """Mean over the classes of their intersection over union, float64, one for each of the leading axes.
 
     Args:
         counts: `Counts` whose last axis is the class.
@@ -96,7 +101,7 @@ def mean_iou(counts, absent="zero"):
 
 
 class ThresholdSweep:
-    """Counts for every background threshold at once, in one pass over the pixels.
+    """mIoU at every background threshold, from one pass over the pixels of each image.
 
     At a pixel only the best class and its score matter: the class is predicted at the thresholds below the
     score, the background at the others. So a histogram over (class, number of thresholds below the score)
@@ -106,9 +111,18 @@ class ThresholdSweep:
     Args:
         classes: number of classes with the background, K + 1.
         thresholds: ascending floats; compared in float32.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.metrics import ThresholdSweep
+        >>> sweep = ThresholdSweep(classes=3)
+        >>> scores = np.array([[[0.9, 0.4, 0.1]]], np.float32)  # of class id 1, which masks call 2
+        >>> sweep.update(scores, [1], truth=np.array([[2, 2, 0]], np.uint8))
+        >>> sweep.best(absent="skip")
+        (0.1, 1.0)
     """
 
-    def __init__(self, classes, thresholds=THRESHOLDS):
+    def __init__(self, classes: int, thresholds: Sequence[float] | np.ndarray = THRESHOLDS):
         self.classes = classes
         self.thresholds = np.asarray(thresholds, np.float64)
         if np.any(np.diff(self.thresholds) <= 0) or not self.thresholds.size:
@@ -118,34 +132,36 @@ class ThresholdSweep:
         self._histogram = np.zeros((2, classes, self.thresholds.size + 1), np.int64)
         self._truth = np.zeros(classes, np.int64)
 
-    def update(self, scores, keys, truth):
+    def update(self, scores: np.ndarray, class_ids: Sequence[int], truth: np.ndarray) -> None:
         """Adds one image.
 
         Args:
-            scores: float `(len(keys), height, width)`, of the classes that may be present.
-            keys: 0-based class ids of the rows, in any order; of equal scores the smallest class wins.
+            scores: float `(len(class_ids), height, width)`, of the classes that may be present.
+            class_ids: 0-based class ids of the rows, in any order; of equal scores the smallest class wins.
             truth: uint8 `(height, width)`, 255 = unknown.
 
         Raises:
             ValueError: shapes differ, scores are not finite, or a label or a class id is out of range or
                 given twice.
         """
-        if len(scores) != len(keys) or (len(keys) and scores.shape[1:] != truth.shape):
+        count = len(class_ids)
+        if len(scores) != count or (count and scores.shape[1:] != truth.shape):
             raise ValueError(
-                f"`scores` must be (keys, height, width). Received: {scores.shape} for {len(keys)} keys and "
-                f"a truth of shape {truth.shape}."
+                f"`scores` must be (class ids, height, width). Received: {scores.shape} for {count} class "
+                f"ids and a truth of shape {truth.shape}."
             )
-        if len(set(keys)) != len(keys) or not all(0 <= key < self.classes - 1 for key in keys):
+        if len(set(class_ids)) != count or not all(0 <= each < self.classes - 1 for each in class_ids):
             raise ValueError(
-                f"`keys` must be different class ids in 0..{self.classes - 2}. Received: {list(keys)}."
+                f"`class_ids` must be different integers in 0..{self.classes - 2}. "
+                f"Received: {list(class_ids)}."
             )
         if truth.dtype != np.uint8:
             raise ValueError(f"The truth must be uint8. Received: {truth.dtype}.")
-        scores = np.asarray(scores, np.float32).reshape(len(keys), truth.size)
+        scores = np.asarray(scores, np.float32).reshape(count, truth.size)
         if not np.isfinite(scores).all():
             raise ValueError("`scores` must be finite.")
         labels = truth.reshape(-1)
-        by_class = sorted((int(key), row) for row, key in enumerate(keys))  # ties go to the smallest
+        by_class = sorted((int(each), row) for row, each in enumerate(class_ids))  # ties go to the smallest
         rows = self._rows_of_labels()
         cells = np.empty(labels.size, np.intp)
         for first in range(0, labels.size, _CHUNK):
@@ -167,27 +183,27 @@ class ThresholdSweep:
         self._histogram[1, 0] += counts[0].sum(axis=0)
         self._truth += counts.sum(axis=(1, 2))
 
-    def _rows_of_labels(self):
+    def _rows_of_labels(self) -> np.ndarray:
         """For each uint8 label where its counts begin."""
         rows = np.full(256, self.classes + 1, np.intp)
         rows[: self.classes] = np.arange(self.classes)
         rows[IGNORE] = self.classes
         return rows * (self.classes * (self.thresholds.size + 1))
 
-    def _add_columns(self, scores, classes, cells):
+    def _add_columns(self, scores: np.ndarray, by_class: list[tuple[int, int]], cells: np.ndarray) -> None:
         """Adds to `cells` for each pixel `best class * (thresholds + 1) + thresholds below its score`.
 
-        `classes` are pairs of a class id and its row in `scores`.
+        `by_class` are pairs of a class id and its row in `scores`, ascending.
         """
         width = self.thresholds.size + 1
-        (first, row), *others = classes
+        (first, row), *others = by_class
         top = scores[row].copy()
         best = np.full(top.shape, (first + 1) * width, np.intp)
-        for key, row in others:
-            np.copyto(best, (key + 1) * width, where=scores[row] > top)
+        for class_id, row in others:
+            np.copyto(best, (class_id + 1) * width, where=scores[row] > top)
             np.maximum(top, scores[row], out=top)
         cells += best
-        # A table tells how many thresholds lie below the small bucket of the score, a comparison the rest.
+        # A table holds how many thresholds lie below the small bucket of the score, a comparison the rest.
         table, thresholds = self._buckets
         if table is None:
             cells += np.searchsorted(thresholds, top, side="left")
@@ -199,8 +215,8 @@ class ThresholdSweep:
         cells += top > thresholds.take(below, mode="clip")
 
     @functools.cached_property
-    def _buckets(self):
-        """`(table, float32 thresholds)`; the table is None where two thresholds would share a bucket."""
+    def _buckets(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """`(table, float32 thresholds)`; no table where two thresholds would lie in one bucket."""
         thresholds = self.thresholds.astype(np.float32)
         for count in (256, 1024, 4096):
             # the bucket of a threshold, computed just as that of a score: the order of numbers is kept
@@ -210,7 +226,7 @@ class ThresholdSweep:
                 return table, np.append(thresholds, np.float32(np.inf))
         return None, thresholds
 
-    def __add__(self, other):
+    def __add__(self, other: "ThresholdSweep") -> "ThresholdSweep":
         if self.classes != other.classes or not np.array_equal(self.thresholds, other.thresholds):
             raise ValueError("Only sweeps of the same classes and thresholds add up.")
         total = ThresholdSweep(self.classes, self.thresholds)
@@ -218,7 +234,7 @@ class ThresholdSweep:
         total._truth = self._truth + other._truth
         return total
 
-    def counts(self):
+    def counts(self) -> Counts:
         """`Counts` of int64 arrays `(thresholds, classes)`."""
         # at threshold i a class is predicted where more than i thresholds lie below its score
         above = self._histogram[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]
@@ -228,13 +244,13 @@ class ThresholdSweep:
         correct[:, 0] = self._truth[0] - correct[:, 0]
         return Counts(correct, predicted, np.broadcast_to(self._truth, correct.shape))
 
-    def best(self, absent="zero"):
+    def best(self, absent: str = "zero") -> tuple[float, float]:
         """`(threshold, mean_iou)` with the highest mean IoU; the lowest such threshold."""
         values = mean_iou(self.counts(), absent)
         index = int(np.argmax(values))
         return float(self.thresholds[index]), float(values[index])
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """The sweep as plain lists and numbers, for JSON; see `from_state`."""
         return {
             "thresholds": self.thresholds.tolist(),
@@ -243,15 +259,15 @@ class ThresholdSweep:
         }
 
     @classmethod
-    def from_state(cls, state):
-        """The sweep that `state` described."""
+    def from_state(cls, state: Mapping[str, Any]) -> "ThresholdSweep":
+        """The sweep whose `state` was saved."""
         sweep = cls(len(state["truth"]), state["thresholds"])
         sweep._histogram = np.asarray(state["histogram"], np.int64)
         sweep._truth = np.asarray(state["truth"], np.int64)
         return sweep
 
 
-def average_precision(scores, labels):
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Area under the precision-recall curve of each class; equal scores are one step of the curve.
 
     Args:
