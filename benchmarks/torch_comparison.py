@@ -297,7 +297,7 @@ def our_call(row, path):
             return merge_scales(present, prediction.scaled_sizes, row.size)
 
         return infer, gflop
-    from wsss.backbones.applications import freeze
+    from wsss.backbones.base import freeze
     from wsss.backbones.resnet38 import FROZEN_STAGES
 
     freeze(model.network, batch_norm=True, prefixes=FROZEN_STAGES)

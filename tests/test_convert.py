@@ -10,6 +10,7 @@ import pytest
 import wsss.weights.published as published
 from tests.weights.test_mapping import mxnet_file, tensor, torch_zip
 from wsss.backbones.applications import build_backbone
+from wsss.backbones.resnet import torchvision_backbone
 from wsss.convert import NETWORKS, main
 from wsss.weights.mapping import published_tensors
 from wsss.weights.published import build_network, count_classes, identify
@@ -85,7 +86,7 @@ def test_a_converted_resnet_is_a_backbone_of_any_stride(tmp_path):
     source = write_torch(tmp_path / "resnet50.pth", random_tensors(strided))
     assert run(source, tmp_path / "resnet50.keras")[0] == 0
     backbone = build_backbone(tmp_path / "resnet50.keras", output_stride=8)
-    dense = published.torchvision_backbone(50, 8, width=WIDTH)
+    dense = torchvision_backbone(50, 8, width=WIDTH)
     assert backbone.pad_value == pytest.approx(dense.pad_value)
     image = np.random.default_rng(0).uniform(size=(1, 64, 48, 3)).astype("float32")
     outputs = []

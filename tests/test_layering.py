@@ -33,7 +33,7 @@ MAY_IMPORT = {
 # Modules that import no TensorFlow, at any depth and neither lazily; the numeric path is Keras and NumPy.
 NO_TENSORFLOW = {"ops", "layers", "backbones", "models", "refine", "metrics", "weights"}
 # Exceptions: what exists under the TensorFlow backend only (replicas; dilated gradients of the CPU).
-ASKS_TENSORFLOW = {"layers/cpu.py", "backbones/resnet38.py", "models/replicas.py"}
+ASKS_TENSORFLOW = {"layers/conv.py", "models/replicas.py"}
 # Imported by Beam's workers and by users who only read masks: importing them must not import TensorFlow.
 LIGHT_ROOMS = {"common", "data", "inference", "metrics", "pipeline", "refine", "visualization", "utils"}
 NUMPY_ROOMS = {"metrics", "refine"}

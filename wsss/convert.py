@@ -2,7 +2,7 @@
 
 SRC is a PyTorch state dict (`.pth`) of SEAM, Pixel-to-Prototype Contrast, AffinityNet, IRN or torchvision's
 ResNet-50 and -101, or MXNet's `.params` of ResNet-38d. It is read without PyTorch and MXNet, and nothing in
-it is executed (`wsss.weights.tensor_files`). DST is a `.keras` file, which loads by
+it is executed (`wsss.weights.pytorch`). DST is a `.keras` file, which loads by
 `keras.models.load_model`, or a `.weights.h5` file for a network that exists already, as in
 `python -m wsss.train --backbone resnet38 --backbone_weights FILE`.
 """
@@ -94,8 +94,8 @@ def read_published_tensors(path):
     Raises:
         UserError: there is no such file, or it is not one of those kinds.
     """
-    from wsss.weights.mapping import from_mxnet
-    from wsss.weights.tensor_files import read_tensors
+    from wsss.weights import read_tensors
+    from wsss.weights.mxnet import from_mxnet
 
     try:
         with io.open_read(path) as stream:

@@ -7,7 +7,8 @@ from keras import layers
 
 from tests.gradients import to_numpy
 from tests.models.networks import images_and_labels
-from wsss.backbones.applications import application_names, build_backbone, freeze
+from wsss.backbones.applications import application_names, build_backbone
+from wsss.backbones.base import freeze
 from wsss.backbones.dilation import DilatedPooling2D, to_dense
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from tests.golden import assert_close, golden_cases, golden_file
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
-from wsss.backbones.resnet38 import OUTPUT_STRIDE, DilatedConv2D, resnet38
-from wsss.layers.cpu import has_dilated_gradient
+from wsss.backbones.resnet38 import OUTPUT_STRIDE, resnet38
 from wsss.ops.resize import resize_bilinear
 from wsss.weights.mapping import load_tensors, published_variables
 from wsss.weights.published import build_network
@@ -122,31 +121,3 @@ def test_layers_bear_the_published_names(case):
     published = set(read_names(golden_file("c_names_resnet38_seam.txt")))
     heads = {"fc8.weight", "f8_3.weight", "f8_4.weight", "f9.weight"}
     assert set(published_variables(keras.Model(features.image, features.stage6))) == published - heads
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has two ways")
-@pytest.mark.parametrize("size", [(9, 9), (28, 20), (33, 12)])
-def test_small_maps_are_dilated_directly_with_the_same_numbers(size, monkeypatch):
-    import tensorflow as tf
-
-    layer = DilatedConv2D(6, 3, padding="same", dilation_rate=4, use_bias=False)
-    x = tf.constant(np.random.default_rng(0).normal(size=(2, *size, 5)).astype(np.float32))
-    layer.build(x.shape)
-    direct = []
-
-    def value_and_gradients():
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x)
-            loss = tf.reduce_sum(tf.square(y))
-        return y, *tape.gradient(loss, [x, layer.kernel.value])
-
-    convolve = tf.nn.conv2d
-    monkeypatch.setattr(
-        tf.nn, "conv2d", lambda *args, **kwargs: direct.append(1) or convolve(*args, **kwargs)
-    )
-    ours = value_and_gradients()
-    monkeypatch.setattr("wsss.backbones.resnet38.LARGEST_DIRECT", 0)
-    assert bool(direct) == (max(size) <= 32 and has_dilated_gradient())
-    for one, other in zip(ours, value_and_gradients(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

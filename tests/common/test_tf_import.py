@@ -76,7 +76,7 @@ def test_a_wrong_input_is_one_line_on_stderr(arguments, named, tmp_path, monkeyp
 def test_onednn_is_used_where_asked_for_and_not_where_the_user_forbids_it():
     code = (
         "from wsss.common.tf_import import import_tensorflow; import_tensorflow(onednn=True); "
-        "from wsss.layers.cpu import has_dilated_gradient; print(has_dilated_gradient())"
+        "from wsss.layers.conv import has_dilated_gradient; print(has_dilated_gradient())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     for forbidden, expected in (({}, "True"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "False")):

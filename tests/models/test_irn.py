@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.models.pair_networks import assert_two_replicas_train_as_one, bright_images
+from wsss.backbones.resnet import torchvision_backbone
 from wsss.backbones.tiny import small_backbone
 from wsss.models.irn import IRNet
 from wsss.ops.affinity import affinity_loss, displacement_loss, pair_labels, path_affinity, path_offsets
-from wsss.weights.published import torchvision_backbone
 
 SIDE = 64
 RADIUS = 4

@@ -7,13 +7,7 @@ from keras import layers, ops
 
 from tests.gradients import gradients, to_numpy
 from tests.models.networks import CLASSES, images_and_labels, losses_of, tiny_model
-from wsss.layers.heads import (
-    ImageScores,
-    NonLocal,
-    PixelCorrelation,
-    nonlocal_neural_network,
-    strongest_class,
-)
+from wsss.layers.correlation import PixelCorrelation
 from wsss.models.seam import SEAM, _visible
 from wsss.ops.affine import Affine
 from wsss.ops.losses import View, equivariant_regularization, min_pooling_loss
@@ -127,78 +121,6 @@ def test_refinement_teaches_neither_the_maps_nor_the_backbone():
     assert not gradient.any()
 
 
-def test_alike_pixels_share_the_mean_of_what_they_hold():
-    cam = np.random.default_rng(2).uniform(0.1, 1, (1, 4, 5, 2)).astype("float32")
-    refined = to_numpy(PixelCorrelation()([cam, np.ones((1, 4, 5, 3), "float32")]))
-    strongest = cam / cam.max(axis=(1, 2), keepdims=True)
-    background = 1 - strongest.max(axis=-1, keepdims=True)
-    strongest = np.where(strongest == strongest.max(axis=-1, keepdims=True), strongest, 0)
-    expected = np.concatenate([background, strongest], axis=-1).mean(axis=(1, 2))
-    assert refined.shape == (1, 4, 5, 3)
-    np.testing.assert_allclose(refined, np.broadcast_to(expected[:, None, None], refined.shape), atol=1e-4)
-
-
-def test_positions_beyond_the_limit_are_compared_on_a_coarser_grid():
-    rng = np.random.default_rng(0)
-    cam, feature = (rng.uniform(size=(1, 12, 16, c)).astype("float32") for c in (2, 3))
-    exact = to_numpy(PixelCorrelation(max_positions=192)([cam, feature]))
-    np.testing.assert_array_equal(to_numpy(PixelCorrelation(max_positions=10**6)([cam, feature])), exact)
-    coarse = to_numpy(PixelCorrelation(max_positions=48)([cam, feature]))
-    assert coarse.shape == exact.shape
-    small_feature = resize_bilinear(ops.convert_to_tensor(feature), (6, 8), align_corners=True)
-    expected = PixelCorrelation()([cam, small_feature])
-    expected = resize_bilinear(expected, (12, 16), align_corners=True)
-    np.testing.assert_allclose(coarse, to_numpy(expected), atol=1e-6)
-
-
-def test_upsampled_scores_need_no_upsampled_maps():
-    cam = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype("float32")
-    image = np.zeros((2, 33, 47, 1), "float32")
-    upsampled = resize_bilinear(ops.convert_to_tensor(cam), (33, 47), align_corners=True)
-    actual = ImageScores(upsample=True)([cam, image])
-    np.testing.assert_allclose(to_numpy(actual), to_numpy(upsampled).mean(axis=(1, 2)), atol=1e-6)
-
-
-@pytest.mark.parametrize("gaussian", [True, False])
-@pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("mode", ["spatial", "channel"])
-def test_non_local_block_is_the_weighted_mean_of_its_definition(gaussian, relu, mode):
-    rng = np.random.default_rng(0)
-    x, first, second = (rng.uniform(0.1, 1, size=(2, 3, 4, c)).astype("float32") for c in (6, 6, 6))
-    actual = to_numpy(
-        nonlocal_neural_network(
-            x, use_gaussian=gaussian, use_relu=relu, embed1=first, embed2=second, mode=mode
-        )
-    )
-    rows = [part.reshape(2, 12, -1) for part in (first, second, x)]
-    a, b, g = rows if mode == "spatial" else [part.transpose(0, 2, 1) for part in rows]
-    similarity = a @ b.transpose(0, 2, 1)
-    if gaussian:
-        weights = np.exp(similarity)
-    else:
-        lengths = np.linalg.norm(a, axis=-1)[:, :, None] * np.linalg.norm(b, axis=-1)[:, None, :]
-        weights = similarity / lengths
-    expected = weights / weights.sum(axis=-1, keepdims=True) @ g
-    expected = expected if mode == "spatial" else expected.transpose(0, 2, 1)
-    np.testing.assert_allclose(actual.reshape(expected.shape), expected, atol=1e-5)
-
-
-def test_non_local_block_joins_a_keras_graph():
-    image = layers.Input((6, 6, 4))
-    embedding = layers.Conv2D(3, 1, name="embedding")
-    outputs = {
-        "cosine": nonlocal_neural_network(image, use_gaussian=False, use_relu=True, name="cosine"),
-        "embedded": nonlocal_neural_network(image, embed1=embedding, embed2=embedding, name="embedded"),
-    }
-    model = keras.Model(image, outputs)
-    again = keras.Model.from_config(model.get_config())
-    again.set_weights(model.get_weights())
-    x = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype("float32")
-    for name, expected in model(x).items():
-        np.testing.assert_allclose(to_numpy(again(x)[name]), to_numpy(expected), atol=1e-6)
-    assert isinstance(model.get_layer("cosine"), NonLocal)
-
-
 @pytest.mark.parametrize(
     "options",
     [{"view": "shear"}, {"view_scale": 0.0}, {"min_pooling_rate": 1.5}, {"ECR_pooling_rate": 0.0}],
@@ -219,11 +141,6 @@ def test_input_may_stand_in_a_list_but_must_be_one():
 def test_weights_alone_ask_for_their_config(tmp_path):
     with pytest.raises(ValueError, match="get_config"):
         SEAM.load(str(tmp_path / "model.h5"))
-
-
-def test_maps_are_normalised_by_their_maximum_alone():
-    cam = np.float32([[[[1.0], [2.0]]]])
-    np.testing.assert_allclose(to_numpy(strongest_class(cam))[0, 0], [[0.5, 0.5], [0, 1]], atol=2e-5)
 
 
 def test_load_takes_keras_files_of_its_own_kind(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from tests.golden import assert_close, golden_cases, golden_file
 from tests.gradients import loss_gradients
 from tests.models.formula_weights import formula_tensors, read_names, salt_of
-from wsss.backbones.applications import freeze
+from wsss.backbones.base import freeze
 from wsss.backbones.resnet38 import FROZEN_STAGES
 from wsss.ops.contrast import class_scores, pseudo_labels
 from wsss.ops.resize import resize_bilinear

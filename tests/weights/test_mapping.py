@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 
-from wsss.backbones.resnet import irn_cam
 from wsss.backbones.resnet38 import resnet38
 from wsss.common.errors import UserError
-from wsss.weights.mapping import from_mxnet, load_tensors, published_tensors, published_variables
-from wsss.weights.tensor_files import read_tensors
+from wsss.models.irn import irn_cam
+from wsss.weights import read_tensors
+from wsss.weights.mapping import load_tensors, published_tensors, published_variables
+from wsss.weights.mxnet import from_mxnet
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """Pretrained CNNs as dense feature extractors: any of `keras.applications`, or a `.keras` file."""
 
-import dataclasses
 import inspect
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from wsss.backbones.base import IMAGENET_DEVIATION, IMAGENET_MEAN, Backbone, freeze
 from wsss.backbones.dilation import to_dense
-from wsss.layers.heads import correlation_embedding
 
 # What a network of `keras.applications` expects of its input. "raw": 0..255, normalised inside.
 _PREPROCESSING = {
@@ -19,63 +17,15 @@ _PREPROCESSING = {
     "raw": ("convnext", "efficientnet", "mobilenetv3"),
 }
 # Mode -> (scale, offset, whether blue comes first), for images in [0, 1].
-_IMAGENET_MEAN, _IMAGENET_DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_MEAN, _DEVIATION = np.array(IMAGENET_MEAN), np.array(IMAGENET_DEVIATION)
 _NORMALIZATION = {
     "caffe": ([255.0] * 3, [-103.939, -116.779, -123.68], True),
     "tf": ([2.0] * 3, [-1.0] * 3, False),
-    "torch": (list(1 / _IMAGENET_DEVIATION), list(-_IMAGENET_MEAN / _IMAGENET_DEVIATION), False),
+    "torch": (list(1 / _DEVIATION), list(-_MEAN / _DEVIATION), False),
     "raw": ([255.0] * 3, [0.0] * 3, False),
     "none": ([1.0] * 3, [0.0] * 3, False),
 }
 _GLOBAL_LAYERS = (layers.Flatten, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
-
-
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """A network that turns an image into a feature map, as Keras tensors.
-
-    Attributes:
-        input: float (batch, height, width, 3), RGB in [0, 1].
-        normalized: the input as the pretrained network wants it.
-        feature: the deepest features, `output_stride` pixels a cell.
-        stages: stride of the original network -> its last features at that stride; the last is `feature`.
-        output_stride: pixels of the image per cell of `feature`.
-        preprocessing: name of the normalisation: "tf", "torch", "caffe", "raw" or "none".
-        pad_value: the colour in [0, 1] that the network sees as 0, for padding images.
-        stem: the features at stride 4 before the first block; None where that is not known.
-    """
-
-    input: Any
-    normalized: Any
-    feature: Any
-    stages: dict
-    output_stride: int
-    preprocessing: str
-    pad_value: tuple[float, float, float]
-    stem: Any = None
-
-    def correlation_feature(self, channels=(64, 128), embedding=192, standardize=False):
-        """A new embedding of colour, the two stages before the last: what SEAM compares pixels by.
-
-        Args:
-            channels: channels of the two embedded stages.
-            embedding: channels of the result.
-            standardize: see `correlation_embedding`.
-
-        Returns:
-            Keras tensor (batch, *size of `feature`, embedding).
-        """
-        shallowest, *_ = stages = list(self.stages.values())
-        low, high = ([shallowest] * 2 + stages[:-1])[-2:]
-        return correlation_embedding(
-            self.normalized,
-            low,
-            high,
-            self.feature,
-            channels=channels,
-            embedding=embedding,
-            standardize=standardize,
-        )
 
 
 def build_backbone(
@@ -137,32 +87,6 @@ def build_backbone(
         preprocessing=mode,
         pad_value=_zero_colour(model, mode),
     )
-
-
-def freeze(model, batch_norm=True, prefixes=(), fraction=0.0):
-    """Stops layers of `model` from learning.
-
-    Args:
-        model: `keras.Model`.
-        batch_norm: freeze every batch normalisation, statistics included.
-        prefixes: freeze layers whose names begin so.
-        fraction: in [0, 1], freeze this share of the layers with weights, from the input on.
-
-    Raises:
-        ValueError: `fraction` outside of [0, 1], or a prefix that no layer has.
-    """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"`frozen_fraction` must lie in [0, 1]. Received: {fraction}.")
-    names = [layer.name for layer in model.layers]
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            raise ValueError(f"No layer's name begins with {prefix!r}. Layers: {', '.join(names)}.")
-    weighted = [layer for layer in model.layers if layer.weights]
-    early = {id(layer) for layer in weighted[: round(fraction * len(weighted))]}
-    for layer in weighted:
-        frozen = batch_norm and isinstance(layer, layers.BatchNormalization)
-        if frozen or id(layer) in early or any(layer.name.startswith(prefix) for prefix in prefixes):
-            layer.trainable = False
 
 
 def application_names():

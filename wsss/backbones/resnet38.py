@@ -10,15 +10,12 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from wsss.layers.conv import WideConv2D
-from wsss.layers.cpu import has_dilated_gradient
+from wsss.backbones.base import IMAGENET_MEAN, Backbone, normalize_image
+from wsss.layers.conv import DilatedConv2D, convolve
 
-MEAN = (0.485, 0.456, 0.406)
-STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 FROZEN_STAGES = ("conv1a", "b2", "b2_1", "b2_2")  # not trained in the publications
 OUTPUT_STRIDE = 8
 EPSILON = 1e-5  # of every batch normalisation
-LARGEST_DIRECT = 32  # cells, height and width; beyond it `DilatedConv2D` gains nothing
 
 
 class ResNet38Features(NamedTuple):
@@ -65,13 +62,6 @@ _BASIC_BLOCKS = (
 )
 
 
-def normalize_image(image, name="normalize"):
-    """RGB in [0, 1] to zero mean and unit variance over ImageNet, as a layer."""
-    scale = [1 / deviation for deviation in STANDARD_DEVIATION]
-    offset = [-mean / deviation for mean, deviation in zip(MEAN, STANDARD_DEVIATION)]
-    return layers.Rescaling(scale, offset, name=name)(image)
-
-
 def resnet38(image=None, *, width=1.0, dropout=True, normalize=True) -> ResNet38Features:
     """ResNet-38d as a functional Keras graph.
 
@@ -95,6 +85,27 @@ def resnet38(image=None, *, width=1.0, dropout=True, normalize=True) -> ResNet38
     x, stage5 = _bottleneck_block(x, "b6", _scaled(2048, width), 0.3 if dropout else 0.0)
     x, _ = _bottleneck_block(x, "b7", _scaled(4096, width), 0.5 if dropout else 0.0)
     return ResNet38Features(image, normalized, stage4, stage5, _normalize_and_activate(x, "bn7"))
+
+
+def resnet38_backbone(**options) -> Backbone:
+    """ResNet-38d at stride 8 with random weights.
+
+    Args:
+        **options: of `resnet38`.
+
+    Returns:
+        Its stages are named by the stride they have in the network before dilation.
+    """
+    features = resnet38(**options)
+    return Backbone(
+        input=features.image,
+        normalized=features.normalized,
+        feature=features.stage6,
+        stages={8: features.stage4, 16: features.stage5, 32: features.stage6},
+        output_stride=OUTPUT_STRIDE,
+        preprocessing="torch",
+        pad_value=IMAGENET_MEAN,
+    )
 
 
 def _scaled(channels, width):
@@ -135,38 +146,3 @@ def _normalize_and_activate(x, name):
 
 def _drop_channels(x, rate, name):
     return layers.SpatialDropout2D(rate, name=name)(x) if rate else x
-
-
-@keras.saving.register_keras_serializable(package="wsss")
-class DilatedConv2D(WideConv2D):
-    """A convolution (stride 1, padding "same") that dilates small maps as they are.
-
-    Under TensorFlow Keras cuts a map into dilation x dilation coarser ones, and pads and convolves these. Of
-    maps of 9 x 9 to 28 x 28, as in training at a crop of 224, much is padding then: forward and backward
-    pass take 1.1 to 3.5 times as long. The numbers are the same. TensorFlow has the gradient of the direct
-    way in oneDNN (by itself on some CPUs only), on accelerators and in XLA; elsewhere Keras's way is taken.
-    """
-
-    def convolution_op(self, inputs, kernel):
-        if not _dilates_directly(inputs):
-            return super().convolution_op(inputs, kernel)
-        import tensorflow as tf
-
-        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=self.dilation_rate)
-
-
-def _dilates_directly(x):
-    return (
-        keras.backend.backend() == "tensorflow"
-        and all(side is not None and side <= LARGEST_DIRECT for side in x.shape[1:3])
-        and has_dilated_gradient()
-    )
-
-
-def convolve(x, channels, size, stride=1, dilation=1, *, name):
-    """Convolution padded alike on both sides, also where the stride would make Keras pad one side only."""
-    padding = "same"
-    if stride > 1 and size > 1:
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}-pad")(x)
-        padding = "valid"
-    return WideConv2D(channels, size, stride, padding, dilation_rate=dilation, use_bias=False, name=name)(x)

@@ -2,7 +2,7 @@
 
 from keras import layers
 
-from wsss.backbones.applications import Backbone
+from wsss.backbones.base import Backbone
 
 PAD_VALUE = (0.5, 0.5, 0.5)
 

@@ -7,8 +7,8 @@ import keras
 from keras import layers, ops
 
 from wsss.inference.graph import Step, readers_of
+from wsss.inference.tiling.channels import in_parts, merge_parts
 from wsss.inference.tiling.receptive_field import windows_of_convolution
-from wsss.layers.conv import in_parts, merge_parts
 
 LARGEST_FOLDED = 1 << 18  # weights; folding more of them takes longer than the maps that it saves
 

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from wsss.layers.heads import ResizeLike
+from wsss.layers.resize import ResizeLike
 from wsss.models.pair_model import PairNetwork, share_of_pairs
 from wsss.ops.affinity import AffinityLoss, affinity_loss, feature_affinity, pair_labels, pair_offsets
 

@@ -7,7 +7,8 @@ import math
 import keras
 from keras import layers, ops
 
-from wsss.layers.heads import ImageScores, PixelCorrelation, StopGradient
+from wsss.layers.correlation import PixelCorrelation
+from wsss.layers.heads import ImageScores, StopGradient
 from wsss.models.views import affine_view, rescaled_view
 from wsss.ops.affine import Affine
 from wsss.ops.losses import View, equivariant_regularization, min_pooling_loss

@@ -3,8 +3,11 @@
 import keras
 import tensorflow as tf
 
-from wsss.backbones.applications import build_backbone, freeze
+from wsss.backbones.applications import build_backbone
+from wsss.backbones.base import freeze
+from wsss.backbones.resnet import torchvision_backbone
 from wsss.backbones.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
+from wsss.backbones.resnet38 import resnet38_backbone
 from wsss.backbones.tiny import small_backbone
 from wsss.common.errors import UserError
 from wsss.data.augment import Augmentation
@@ -16,7 +19,6 @@ from wsss.models.pair_model import smallest_side
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
-from wsss.weights.published import resnet38_backbone, torchvision_backbone
 
 TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
 # Of the networks that learn from pairs of pixels, as published: the radius in positions.

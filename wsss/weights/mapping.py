@@ -96,37 +96,6 @@ def published_tensors(model) -> dict[str, np.ndarray]:
     return tensors
 
 
-def from_mxnet(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """ResNet-38d's parameters under their PyTorch names.
-
-    `arg:res4b3_branch2b1_weight` becomes `b4_3.conv_branch2b1.weight`, `aux:bn7_moving_var` becomes
-    `bn7.running_var`; the classifier of ImageNet is left out. Other names are kept, so that a state dict
-    passes unchanged.
-    """
-    last_names = {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_var": "running_var",
-    }
-    renamed = {}
-    for name, array in tensors.items():
-        plain = re.sub(r"^(arg|aux):", "", name)
-        block = re.fullmatch(r"(res|bn)(\d)(?:a|b(\d+))_(branch\w+?)_(weight|gamma|beta|moving_\w+)", plain)
-        if block:
-            kind, stage, number, branch, last = block.groups()
-            layer = f"b{stage}_{number}" if number else f"b{stage}"
-            kind = "conv" if kind == "res" else "bn"
-            renamed[f"{layer}.{kind}_{branch}.{last_names.get(last, last)}"] = array
-        elif plain == "conv1a_weight":
-            renamed["conv1a.weight"] = array
-        elif plain.startswith("bn7_"):
-            renamed[f"bn7.{last_names.get(plain[4:], plain[4:])}"] = array
-        elif not plain.startswith("linear1000_"):
-            renamed[name] = array
-    return renamed
-
-
 def _published_shape(variable):
     axes = _AXES.get(len(variable.shape))
     return tuple(variable.shape[axis] for axis in axes) if axes else tuple(variable.shape)

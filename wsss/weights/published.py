@@ -7,12 +7,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from wsss.backbones.applications import Backbone
-from wsss.backbones.resnet import irn_cam, irn_edge, resnet
-from wsss.backbones.resnet38 import MEAN, OUTPUT_STRIDE, resnet38
+from wsss.backbones.resnet import torchvision_backbone
+from wsss.backbones.resnet38 import resnet38_backbone
 from wsss.common.errors import UserError
 from wsss.models.affinity_net import AffinityNet, affinity_feature
-from wsss.models.irn import IRNet
+from wsss.models.irn import IRNet, irn_cam, irn_edge
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 
@@ -33,48 +32,6 @@ class PublishedNetwork(NamedTuple):
     classes_of: str | None
     background: bool
     description: str
-
-
-def resnet38_backbone(**options) -> Backbone:
-    """ResNet-38d at stride 8 with random weights.
-
-    Args:
-        **options: of `wsss.backbones.resnet38.resnet38`.
-
-    Returns:
-        Its stages are named by the stride they have in the network before dilation.
-    """
-    features = resnet38(**options)
-    return Backbone(
-        input=features.image,
-        normalized=features.normalized,
-        feature=features.stage6,
-        stages={8: features.stage4, 16: features.stage5, 32: features.stage6},
-        output_stride=OUTPUT_STRIDE,
-        preprocessing="torch",
-        pad_value=MEAN,
-    )
-
-
-def torchvision_backbone(depth=50, output_stride=16, **options) -> Backbone:
-    """ResNet-50 or -101 in torchvision's layout, with random weights.
-
-    Args:
-        depth: 50 or 101.
-        output_stride: 8, 16 or 32.
-        **options: of `wsss.backbones.resnet.resnet`.
-    """
-    image, normalized, stem, *stages = resnet(depth=depth, output_stride=output_stride, **options)
-    return Backbone(
-        input=image,
-        normalized=normalized,
-        feature=stages[-1],
-        stages=dict(zip((4, 8, 16, 32), stages)),
-        output_stride=output_stride,
-        preprocessing="torch",
-        pad_value=MEAN,
-        stem=stem,
-    )
 
 
 def published_seam(classes=20, classification_activation="sigmoid", **options) -> SEAM:

@@ -8,10 +8,10 @@ from keras import layers
 from wsss.backbones.applications import build_backbone
 from wsss.inference import fuse_batch_norm as folding
 from wsss.inference.fuse_batch_norm import FoldedConvolution
+from wsss.inference.tiling import channels as wide
 from wsss.inference.tiling import executor as streaming
 from wsss.inference.tiling.executor import RowStream
 from wsss.inference.tiling.optimize import lean_network
-from wsss.layers import conv as wide
 from wsss.models.seam import SEAM
 from wsss.weights.published import published_seam
 

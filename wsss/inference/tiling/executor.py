@@ -9,9 +9,10 @@ from keras import layers
 
 from wsss.inference.fuse_batch_norm import FoldedConvolution, is_plain_convolution
 from wsss.inference.graph import Step, in_order, readers_of, submodel
+from wsss.inference.tiling.channels import multiplies_by_eigen
 from wsss.inference.tiling.receptive_field import ONE_TO_ONE, Reading, RowOrder, windows_of_convolution
-from wsss.layers.cpu import multiplies_by_eigen
-from wsss.layers.heads import ResizeLike, StopGradient
+from wsss.layers.heads import StopGradient
+from wsss.layers.resize import ResizeLike
 
 STREAM_ELEMENTS = 1 << 21  # of a map that are made at once: 8 MiB
 

@@ -1,4 +1,4 @@
-"""Reads the named arrays of PyTorch's `.pth` and MXNet's `.params` files, without either library.
+"""Reads the named arrays of PyTorch's `.pth` files without PyTorch and without unpickling.
 
 A `.pth` file is a pickle, and unpickling a stranger's file runs what the stranger likes. Here nothing is
 unpickled: `_read_pickle` interprets the few opcodes that a dictionary of tensors consists of, takes the names
@@ -10,13 +10,13 @@ import collections
 import io
 import math
 import pickletools
-import struct
 import zipfile
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from wsss.common.errors import UserError
+from wsss.weights.reader import BinaryReader
 
 _STORAGES = {
     "FloatStorage": "<f4",
@@ -37,42 +37,30 @@ _ALLOWED = {
     "torch._utils _rebuild_parameter",
     *(f"torch {name}" for name in _STORAGES),
 }
+_ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MXNET_LIST = 0x112
-_MXNET_VERSIONS = {0xF993FAC8: 1, 0xF993FAC9: 2, 0xF993FACA: 3}
-_MXNET_TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
-_MAX_DIMENSIONS = 32
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # where training scripts put the weights
 
 
-def read_tensors(stream) -> dict[str, np.ndarray]:
-    """The named arrays of a PyTorch or MXNet file.
+def is_state_dict(start: bytes) -> bool:
+    """Whether a file with these first bytes is a zip archive, or a pickle as before PyTorch 1.6."""
+    return start[:4] == _ZIP_MAGIC or start[:1] == b"\x80"
+
+
+def read_state_dict(stream: BinaryIO) -> dict[str, np.ndarray]:
+    """The named arrays of a `.pth` file, in the file's order.
 
     Args:
         stream: seekable binary stream.
 
-    Returns:
-        Name -> array, in the file's order; a leading `module.` (of `DataParallel`) is taken off.
-
     Raises:
-        UserError: the file is of another kind, damaged, or holds something else than tensors.
+        UserError: the file holds something else than tensors, or contradicts itself.
+        BadZipFile, EOFError, RuntimeError: the file is cut off, encrypted, or a tree that contains itself.
     """
-    start = stream.read(8)
+    is_zip = stream.read(4) == _ZIP_MAGIC
     stream.seek(0)
-    try:
-        if start[:4] == b"PK\x03\x04":
-            tensors = _state_dict(_read_torch_zip(stream))
-        elif start[:1] == b"\x80":
-            tensors = _state_dict(_read_torch_legacy(stream))
-        elif len(start) == 8 and struct.unpack("<Q", start)[0] == _MXNET_LIST:
-            tensors = _read_mxnet(_Reader(stream))
-        else:
-            raise UserError("it is neither a PyTorch state dict nor an MXNet parameter file")
-    except (zipfile.BadZipFile, EOFError, struct.error, UnicodeDecodeError, RuntimeError) as error:
-        # RuntimeError: an encrypted archive, a tree that contains itself
-        raise UserError(f"the file is damaged or cut off ({error})") from error
-    return {name.removeprefix("module."): array for name, array in tensors.items()}
+    return _state_dict((_read_zip if is_zip else _read_legacy)(stream))
 
 
 class _Tensor(NamedTuple):
@@ -117,7 +105,7 @@ def _state_dict(tree):
     return tensors
 
 
-def _read_torch_zip(stream):
+def _read_zip(stream):
     archive = zipfile.ZipFile(stream)
     names = {name.partition("/")[2]: name for name in archive.namelist()}
     if "constants.pkl" in names:
@@ -140,14 +128,14 @@ def _read_torch_zip(stream):
         raise UserError(f"the file is damaged: {error.args[0]}") from None
 
 
-def _read_torch_legacy(stream):
+def _read_legacy(stream):
     if _read_pickle(stream) != _LEGACY_MAGIC or _read_pickle(stream) != _LEGACY_PROTOCOL:
         raise UserError("it is a pickle, but not one of PyTorch's")
     if not _read_pickle(stream).get("little_endian", True):
         raise UserError("it was written on a big-endian machine")
     tree = _read_pickle(stream)
     item_sizes = {storage.key: _item_size(storage) for storage in _storages(tree)}
-    reader, data = _Reader(stream), {}
+    reader, data = BinaryReader(stream), {}
     for key in _read_pickle(stream):
         if key not in item_sizes:
             raise UserError(f"the file is damaged: storage {key!r} belongs to no tensor")
@@ -306,54 +294,3 @@ def _storage(identity):
     if kind != "storage" or not isinstance(length, int) or length < 0:
         raise UserError("the file is damaged: a tensor without a storage")
     return _Storage(str(key), _STORAGES[storage_type.name.split()[-1]], length)
-
-
-class _Reader:
-    """Reads numbers from a stream and notices its end before memory is asked for."""
-
-    def __init__(self, stream):
-        self.stream = stream
-        position = stream.tell()
-        self.end = stream.seek(0, io.SEEK_END)
-        stream.seek(position)
-
-    def bytes(self, count):
-        if count < 0 or count > self.end - self.stream.tell():
-            raise EOFError(f"{count} bytes expected, {self.end - self.stream.tell()} left")
-        return self.stream.read(count)
-
-    def unpack(self, code):
-        (value,) = struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))
-        return value
-
-
-def _read_mxnet(reader):
-    """MXNet's list of arrays: header, arrays, names (`arg:conv1a_weight`)."""
-    reader.bytes(16)
-    count = reader.unpack("Q")
-    arrays = []
-    for _ in range(count):
-        arrays.append(_read_mxnet_array(reader))
-    names = [reader.bytes(reader.unpack("Q")).decode() for _ in range(reader.unpack("Q"))]
-    if len(names) != len(arrays):
-        raise UserError(f"the file is damaged: {len(arrays)} arrays but {len(names)} names")
-    return dict(zip(names, arrays))
-
-
-def _read_mxnet_array(reader):
-    first = reader.unpack("I")
-    version = _MXNET_VERSIONS.get(first, 0)
-    if version >= 2 and reader.unpack("i") != 0:
-        raise UserError("it holds sparse arrays, which no network here has")
-    dimensions = reader.unpack("I") if version else first  # the oldest format begins with the shape
-    if dimensions > _MAX_DIMENSIONS:
-        raise UserError(f"the file is damaged: an array of {dimensions} dimensions")
-    shape = tuple(reader.unpack("q" if version else "I") for _ in range(dimensions))
-    if not shape:
-        return np.zeros((), "<f4")
-    reader.bytes(8)  # device kind and number
-    kind = reader.unpack("i")
-    if min(shape) < 0 or not 0 <= kind < len(_MXNET_TYPES):
-        raise UserError(f"the file is damaged: an array of shape {shape} and type {kind}")
-    data = reader.bytes(math.prod(shape) * np.dtype(_MXNET_TYPES[kind]).itemsize)
-    return np.frombuffer(data, _MXNET_TYPES[kind]).reshape(shape)
