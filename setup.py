@@ -44,6 +44,7 @@ setup(
             "gcp-storage-emulator>=2024.8.3",  # gs:// on loopback
             "ruff>=0.6",
         ],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],  # the site: mkdocs build --strict
         "jax": ["jax>=0.4.30"],
         "torch": ["torch==2.13.0"],  # files written by the real one, and the baseline of benchmarks
     },

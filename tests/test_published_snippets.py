@@ -1,6 +1,8 @@
 """The lines of the published interface, run as they are written."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +42,7 @@ A_I = affine.apply_affine(I, code, args)
 R_I = affine.apply_affine(I, code, inv_args)
 """
 
+ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = """
 from wsss import SEAM, Pixel2Prototype
 from wsss.utils import Affine, nonlocal_neural_network
@@ -57,6 +60,17 @@ def run(snippet, **names):
 def in_a_fresh_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tf.keras.utils.set_random_seed(0)
+
+
+def python_blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    "snippet", [SEAM_SNIPPET, PIXEL2PROTOTYPE_SNIPPET, AFFINE_SNIPPET, *IMPORTS.split("\n")]
+)
+def test_docs_show_the_published_lines_letter_by_letter(snippet):
+    assert any(snippet in f"\n{block}" for block in python_blocks("docs/library.md"))
 
 
 def one_hot_images(count, size, channels=3):
@@ -97,3 +111,11 @@ def test_one_affine_code_transforms_an_image_and_its_inverse_undoes_it():
     cv2.imwrite("img.jpg", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     names = run(AFFINE_SNIPPET, cv2=cv2)
     assert names["A_I"].shape == names["R_I"].shape == (1, 40, 50, 3)
+
+
+def test_the_snippet_of_the_readme_runs():
+    (snippet,) = python_blocks("README.md")
+    images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype("float32")
+    names = run(snippet, images=images, tags=np.array([[1, 0, 1], [0, 1, 0]], "float32"))
+    assert names["maps"].shape == (2, 2, 2, 3)
+    assert Path("seam.keras").exists()

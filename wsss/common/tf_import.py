@@ -31,7 +31,7 @@ def import_tensorflow(onednn=False):
     Args:
         onednn: whether CPUs compute with oneDNN, on which TensorFlow by itself insists only where there are
             the newest instructions (VNNI). Elsewhere a training step takes 0.6 to 0.9 of the time with it,
-            inference with ResNet-38 longer (`benchmarks/RESULTS.md`). The environment variable
+            inference with ResNet-38 longer (`docs/results.md`). The environment variable
             `TF_ENABLE_ONEDNN_OPTS` has the last word.
     """
     if "tensorflow" in sys.modules:

@@ -80,7 +80,7 @@ class TrainingOptions(cli.Options):
     standardize_correlation: str = cli.option(
         "auto",
         "standardize what pixels are compared by, where a network's refined maps are wide; auto: with "
-        "MobileNetV2 only, see benchmarks/RESULTS.md",
+        "MobileNetV2 only, see docs/results.md",
         choices=("auto", "yes", "no"),
     )
 
