@@ -164,14 +164,18 @@ def test_optimizer_survives_its_configuration(optimizer_class):
     assert again.get_config() == optimizer.get_config()
 
 
-def small_model():
+def small_model(**options):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.layers.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="head")]
     )
     model.compile(
         GroupedSGD(
-            PolynomialSchedule(0.05, 10), momentum=0.9, weight_decay=1e-2, groups=layer_groups(["head"])
+            PolynomialSchedule(0.05, 10),
+            momentum=0.9,
+            weight_decay=1e-2,
+            groups=layer_groups(["head"]),
+            **options,
         ),
         loss="mse",
     )
@@ -210,12 +214,25 @@ def test_mixed_precision_trains_with_loss_scaling(jit_compile):
 
 
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
-def test_two_replicas_equal_one(two_replicas):
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_two_replicas_equal_one(clip_norm, two_replicas):
     x, y = small_data()
-    one = small_model()
+    one = small_model(global_clipnorm=clip_norm)
     one.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     with two_replicas.scope():
-        two = small_model()
+        two = small_model(global_clipnorm=clip_norm)
     two.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     for first, second in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [GroupedSGD, GroupedAdamW])
+def test_clipping_takes_the_norm_of_all_gradients_before_the_groups(optimizer):
+    variables = [keras.Variable([0.0], name=name) for name in ("first", "second")]
+    groups = [ParameterGroup(pattern="second", learning_rate_multiplier=10.0)]
+    clipped = optimizer(1.0, weight_decay=0.0, groups=groups, global_clipnorm=1.0)
+    seen = clipped._clip_gradients([keras.ops.array([3.0]), keras.ops.array([4.0])])
+    np.testing.assert_allclose(np.concatenate(seen), [0.6, 0.8], rtol=1e-6)
+    if optimizer is GroupedSGD:
+        clipped.apply([keras.ops.array([3.0]), keras.ops.array([4.0])], variables)
+        np.testing.assert_allclose([float(v.value[0]) for v in variables], [-0.6, -8.0], rtol=1e-6)

@@ -1,5 +1,6 @@
 """`python -m wsss.train`, through `main(argv)` and as a process."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_a_killed_run_goes_on_to_the_same_end(saved_steps, data, tmp_path):
     assert not io.exists(os.path.join(killed, "model.keras"))
 
     written, _ = run(command_line(data, killed, **flags))
-    assert "Going on with" in written
+    assert "Resuming" in written
     assert_equal_weights(undisturbed, killed)
     assert Path(killed, "history.csv").read_bytes() == Path(undisturbed, "history.csv").read_bytes()
 
@@ -206,3 +207,23 @@ def test_a_network_of_pairs_refuses_crops_without_pairs(model, smallest, data, t
     assert main(command_line(data, str(tmp_path / "run"), model=model, image_size=64)) == 2
     assert f"--image_size {smallest} or more" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def diverge(data, output, **flags):
+    """Trains with a learning rate at which no network learns; the exit code and `result.json`."""
+    wild = {"learning_rate": 300, "clip_norm": 0, "schedule": "constant", **flags}
+    code = main(command_line(data, str(output), **wild))
+    return code, json.loads((output / "result.json").read_text())
+
+
+def test_a_network_that_does_not_learn_is_trained_once_more_and_reported(data, tmp_path, capsys):
+    _, result = diverge(data, tmp_path / "run")
+    assert result["restarts"] == 1
+    assert "restarting once with learning rate 30" in capsys.readouterr().out
+
+
+def test_a_network_that_does_not_learn_stops_the_run_if_asked(data, tmp_path, capsys):
+    code, result = diverge(data, tmp_path / "run", on_divergence="stop")
+    assert (code, result["status"], result["restarts"]) == (1, "stopped", 0)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--learning_rate" in line

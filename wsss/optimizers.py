@@ -98,7 +98,7 @@ def _as_groups(groups) -> tuple[ParameterGroup, ...]:
 
 
 class _Grouped:
-    """What both optimizers share: finding the group of a variable, and keeping the groups in the config."""
+    """Shared by both optimizers: the group of each variable, and clipping by the norm of the global batch."""
 
     def _set_groups(self, groups):
         self.groups = _as_groups(groups)
@@ -120,6 +120,17 @@ class _Grouped:
     def _apply_weight_decay(self, variables):
         """Keras's own decay, the same for every variable, is replaced by the groups' in `update_step`."""
 
+    def _clip_gradients(self, grads):
+        """Clips by the norm of the whole batch's gradient: Keras takes that of each replica's part."""
+        context = _replica_context() if self.global_clipnorm else None
+        if context is None:
+            return super()._clip_gradients(grads)
+        import tensorflow as tf
+
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, [grad for grad in grads if grad is not None])
+        scale = ops.minimum(self.global_clipnorm / (tf.linalg.global_norm(summed) + 1e-12), 1.0)
+        return [grad if grad is None else grad * ops.cast(scale, grad.dtype) for grad in grads]
+
     def _step_sizes(self, variable, learning_rate):
         """Learning rate (tensor) and weight decay (Python number) of one variable."""
         index = self._get_variable_index(variable)
@@ -129,6 +140,16 @@ class _Grouped:
 
     def get_config(self):
         return {**super().get_config(), "groups": [dataclasses.asdict(group) for group in self.groups]}
+
+
+def _replica_context():
+    """TensorFlow's replica context where there are several replicas, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context() if tf.distribute.has_strategy() else None
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
 @keras.saving.register_keras_serializable(package="wsss")

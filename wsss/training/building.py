@@ -108,33 +108,39 @@ def _standardizes_correlation(options):
     return options.standardize_correlation == "yes"
 
 
-def compile_model(model, options, backbone, total_steps):
+def compile_model(model, options, backbone, total_steps, rate_factor=1.0):
     """Gives the model its loss and its optimizer, whose state is made here, under the strategy's scope."""
     model.compile(
-        make_optimizer(options, new_layers(model, backbone), total_steps),
+        make_optimizer(options, new_layers(model, backbone), total_steps, rate_factor),
         loss=None if options.learns_pairs else keras.losses.BinaryCrossentropy(),
         jit_compile=options.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
 
 
-def make_optimizer(options, new, total_steps):
+def make_optimizer(options, new, total_steps, rate_factor=1.0):
     """The optimizer with its parameter groups and schedule.
 
     Args:
         options: `TrainingOptions`.
         new: layers that start from random weights, see `layer_groups`.
         total_steps: steps of the whole run.
+        rate_factor: factor on the learning rate, as after a restart.
     """
-    rate = options.learning_rate
+    rate = options.learning_rate * rate_factor
     if options.schedule == "polynomial":
         rate = PolynomialSchedule(rate, total_steps, options.schedule_power)
     groups = layer_groups(
         new, new_layer_multiplier=options.new_layer_multiplier, bias_multiplier=options.bias_multiplier
     )
+    shared = {
+        "weight_decay": options.weight_decay,
+        "groups": groups,
+        "global_clipnorm": options.clip_norm or None,
+    }
     if options.optimizer == "adamw":
-        return GroupedAdamW(rate, weight_decay=options.weight_decay, groups=groups)
-    return GroupedSGD(rate, momentum=options.momentum, weight_decay=options.weight_decay, groups=groups)
+        return GroupedAdamW(rate, **shared)
+    return GroupedSGD(rate, momentum=options.momentum, **shared)
 
 
 def new_layers(model, backbone):

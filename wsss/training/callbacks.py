@@ -66,7 +66,8 @@ class SafeKeeping(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Goes on with the running means of a part-done epoch, which `fit` has just reset."""
-        self.progress = Progress(epoch, self.progress.step if epoch == self.progress.epoch else 0)
+        step = self.progress.step if epoch == self.progress.epoch else 0
+        self.progress = self.progress._replace(epoch=epoch, step=step)
         self._first_step = self.progress.step
         if self.progress.step and self._running_means:
             for variable, value in zip(self.model.metrics_variables, self._running_means):
@@ -76,7 +77,7 @@ class SafeKeeping(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Looks at the loss; saves where it is time."""
         step = self._first_step + batch + 1
-        self.progress = Progress(self.progress.epoch, step)
+        self.progress = self.progress._replace(step=step)
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             self._stop(f"the loss is {loss}")
@@ -86,19 +87,61 @@ class SafeKeeping(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Saves a whole epoch."""
         if self.failure is None:
-            self.progress = Progress(epoch + 1, 0)
+            self.progress = self.progress._replace(epoch=epoch + 1, step=0)
             self.save()
 
     def _stop(self, reason):
-        epoch, step = self.progress
+        epoch, step = self.progress.epoch, self.progress.step
         total = epoch * self.steps_per_epoch + step
         kept = self._saved.epoch * self.steps_per_epoch + self._saved.step
         self.failure = (
             f"Stopped at step {total} (epoch {epoch + 1}, step {step}): {reason}. "
             f"The weights of step {kept} are kept. A lower --learning_rate often helps."
         )
-        checkpoint.load(self.path, self.model)
+        self.progress = checkpoint.load(self.path, self.model)
         self.model.stop_training = True
+
+
+class LearningMonitor(keras.callbacks.Callback):
+    """Notices a network that does not learn its tags, and stops it if asked.
+
+    At each epoch's end, once `min_steps` steps are done, the network has learned if its classification loss
+    is below that of the best constant scores, and its mean average precision above chance.
+
+    Args:
+        baseline: what constant scores reach.
+        steps_per_epoch: steps of a whole epoch.
+        watch_map: whether a `val_map` at chance counts as not having learned.
+        min_steps: steps before which nothing is concluded.
+        stops: whether a network that does not learn is stopped.
+
+    Attributes:
+        learned: as of the last epoch; None before `min_steps`, except that the last epoch always counts.
+        problem: what was wrong, in one line, or None.
+        best_map: highest `val_map` so far, or None.
+    """
+
+    def __init__(self, baseline, *, steps_per_epoch, watch_map=True, min_steps=100, stops=True):
+        super().__init__()
+        self._baseline, self._steps_per_epoch, self._watch_map = baseline, steps_per_epoch, watch_map
+        self._min_steps, self._stops = min_steps, stops
+        self.learned = self.problem = self.best_map = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compares the epoch's loss and precision with the baseline."""
+        logs = logs or {}
+        loss, precision = logs.get("classification_loss"), logs.get("val_map")
+        if loss is None:
+            return
+        if precision is not None:
+            self.best_map = max(precision, self.best_map or 0.0)
+        steps = (epoch + 1) * self._steps_per_epoch
+        if steps < self._min_steps and epoch + 1 < self.params["epochs"]:
+            return
+        self.problem = self._baseline.find_problem(loss, precision if self._watch_map else None)
+        self.learned = self.problem is None
+        if self.problem and self._stops:
+            self.model.stop_training = True
 
 
 class Validation(keras.callbacks.Callback):

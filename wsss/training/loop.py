@@ -7,13 +7,20 @@ import tempfile
 from wsss.common import io
 from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
+from wsss.training.baseline import constant_scores
 from wsss.training.evaluator import Measure
 from wsss.training.run_dir import describe
-from wsss.training.state import Progress
+from wsss.training.state import Progress, read_progress
+
+RESTARTS = 1  # how often a network that does not learn is trained once more
+RESTART_FACTOR = 0.1  # on the learning rate
 
 
 def train(options, run, strategy, collection):
     """Trains into a run directory, from where a former run of the same options was stopped.
+
+    A network that does not learn, or whose loss is not finite, is trained once more with a tenth of the
+    learning rate (`--on_divergence restart`): from the start, or from the last finite state.
 
     Args:
         options: `TrainingOptions`.
@@ -27,48 +34,108 @@ def train(options, run, strategy, collection):
     building.check_data(options, strategy, collection)
     # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
     resumed = not options.overwrite and io.exists(run.checkpoint)
-    steps = steps_per_epoch(collection, options.split, options.batch_size)
-    with strategy.scope():
-        backbone = building.make_backbone(options)
-        model = building.make_model(options, len(collection.class_names), backbone)
-        building.compile_model(model, options, backbone, steps * options.epochs)
-    strategies.prepare_model(model, strategy, building.batch_shapes(options, collection, strategy))
-    chief = strategies.is_chief(strategy)
-    keeper = callbacks.SafeKeeping(
-        run.checkpoint, steps_per_epoch=steps, save_steps=options.checkpoint_steps, writes=chief
-    )
-    keeper.set_model(model)
-    if resumed:
-        keeper.restore()
-        print(f"Going on with {run.path} after epoch {keeper.progress.epoch}, step {keeper.progress.step}.")
-    else:
-        if chief:
-            run.clear()
-            io.write_json(run.config, describe(options, collection, model, strategy))
-        keeper.save()
-    listeners = make_callbacks(options, run, collection) if chief else []
-    for start, last in spans(keeper.progress, options.epochs):
-        model.fit(
-            building.make_dataset(options, collection, backbone.pad_value, strategy, start),
-            initial_epoch=start.epoch,
-            epochs=last,
-            steps_per_epoch=steps - start.step,
-            callbacks=[*listeners, keeper],
-            verbose=1 if chief and on_terminal() else 0,
-            shuffle=False,
-        )
-        if keeper.failure:
+    progress = read_progress(run.checkpoint) if resumed else Progress()
+    baseline = None if options.learns_pairs else constant_scores(collection, options.split)
+    while True:
+        attempt = _Attempt(options, run, strategy, collection, baseline, progress, resumed)
+        attempt.fit()
+        problem = attempt.keeper.failure or (attempt.monitor and attempt.monitor.problem)
+        if not problem or options.on_divergence != "restart" or progress.restarts == RESTARTS:
             break
-    if chief:
-        save(run, model, keeper)
-    return keeper.failure
+        resumed = attempt.keeper.failure is not None
+        progress = attempt.keeper.progress if resumed else Progress()
+        progress = progress._replace(restarts=attempt.progress.restarts + 1)
+        rate = options.learning_rate * RESTART_FACTOR**progress.restarts
+        print(f"note: {problem}; restarting once with learning rate {rate:g}.")
+    return attempt.finish()
+
+
+class _Attempt:
+    """One model on its way through the epochs that are left."""
+
+    def __init__(self, options, run, strategy, collection, baseline, progress, resumed):
+        self.options, self.run, self.progress = options, run, progress
+        self._strategy, self._collection = strategy, collection
+        self._chief = strategies.is_chief(strategy)
+        self._steps = steps_per_epoch(collection, options.split, options.batch_size)
+        with strategy.scope():
+            self._backbone = building.make_backbone(options)
+            self._model = building.make_model(options, len(collection.class_names), self._backbone)
+            factor = RESTART_FACTOR**progress.restarts
+            building.compile_model(self._model, options, self._backbone, self._steps * options.epochs, factor)
+        shapes = building.batch_shapes(options, collection, strategy)
+        strategies.prepare_model(self._model, strategy, shapes)
+        self.keeper = callbacks.SafeKeeping(
+            run.checkpoint,
+            steps_per_epoch=self._steps,
+            save_steps=options.checkpoint_steps,
+            writes=self._chief,
+        )
+        self.keeper.set_model(self._model)
+        self.monitor = baseline and callbacks.LearningMonitor(
+            baseline,
+            steps_per_epoch=self._steps,
+            watch_map=options.strategy != "multi_worker",  # only the chief measures it, and all must agree
+            stops=options.on_divergence == "stop"
+            or (options.on_divergence == "restart" and progress.restarts < RESTARTS),
+        )
+        self._begin(resumed)
+
+    def _begin(self, resumed):
+        """Restores the saved state, or clears the run directory for a new one."""
+        if resumed:
+            self.keeper.restore()
+            self.keeper.progress = self.keeper.progress._replace(restarts=self.progress.restarts)
+            epoch, step = self.keeper.progress.epoch, self.keeper.progress.step
+            print(f"Resuming {self.run.path} after epoch {epoch}, step {step}.")
+            return
+        if self._chief:
+            self.run.clear()
+            content = describe(self.options, self._collection, self._model, self._strategy)
+            io.write_json(self.run.config, content)
+        self.keeper.progress = self.progress
+        self.keeper.save()
+
+    def fit(self):
+        """Trains until the last epoch, or until a callback stops it."""
+        listeners = make_callbacks(self.options, self.run, self._collection) if self._chief else []
+        watching = [self.monitor] if self.monitor else []
+        for start, last in spans(self.keeper.progress, self.options.epochs):
+            self._model.fit(
+                building.make_dataset(
+                    self.options, self._collection, self._backbone.pad_value, self._strategy, start
+                ),
+                initial_epoch=start.epoch,
+                epochs=last,
+                steps_per_epoch=self._steps - start.step,
+                callbacks=[*listeners, *watching, self.keeper],
+                verbose=1 if self._chief and on_terminal() else 0,
+                shuffle=False,
+            )
+            if self._model.stop_training:
+                break
+
+    def finish(self):
+        """Writes the model and the result; gives the reason why the run was stopped early, or None."""
+        problem = self.monitor and self.monitor.problem
+        failure = self.keeper.failure
+        if problem and self.options.on_divergence == "stop":
+            failure = failure or f"Stopped: {problem}. {_REMEDY}"
+        elif problem and not failure:
+            print(f"warning: The network has not learned: {problem}. {_REMEDY}", file=sys.stderr)
+        if self._chief:
+            save(self.run, self._model, self.keeper, self.monitor, failure)
+        return failure
+
+
+_REMEDY = "Try a lower --learning_rate or more --epochs, and check the tags."
 
 
 def spans(progress, epochs):
     """`(where to begin, epoch to end with)` of the calls of `fit` that are left; a part-done epoch is one."""
     if progress.step:
         yield progress, progress.epoch + 1
-        progress = Progress(progress.epoch + 1)
+        progress = progress._replace(epoch=progress.epoch + 1, step=0)
     if progress.epoch < epochs:
         yield progress, epochs
 
@@ -97,8 +164,16 @@ def make_callbacks(options, run, collection):
     ]
 
 
-def save(run, model, keeper):
-    """Writes the model, without its optimizer and strategy, and how the run ended."""
+def save(run, model, keeper, monitor, failure):
+    """Writes the model, without its optimizer and strategy, and how the run ended.
+
+    Args:
+        run: `RunDirectory`.
+        model: the trained model.
+        keeper: `SafeKeeping`.
+        monitor: `LearningMonitor`, or None where no tags are learned.
+        failure: why the run was stopped early, or None.
+    """
     plain = type(model).from_config(model.get_config())
     plain.set_weights(model.get_weights())
     with tempfile.TemporaryDirectory() as folder:
@@ -109,8 +184,11 @@ def save(run, model, keeper):
     io.write_json(
         run.result,
         {
-            "status": "stopped" if keeper.failure else "finished",
-            "reason": keeper.failure,
+            "status": "stopped" if failure else "finished",
+            "reason": failure,
+            "restarts": keeper.progress.restarts,
+            "learned": monitor and monitor.learned,
+            "best_val_map": monitor and monitor.best_map,
             "steps": keeper.progress.epoch * keeper.steps_per_epoch + keeper.progress.step,
             "last_epoch": rows[-1] if rows else {},
         },

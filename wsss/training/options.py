@@ -96,6 +96,17 @@ class TrainingOptions(cli.Options):
     )
     momentum: float = cli.option(0.9, "momentum of SGD, in [0, 1)", kind=cli.unit_interval)
     weight_decay: float = cli.option(5e-4, "weight decay on kernels, >= 0", kind=cli.non_negative_float)
+    clip_norm: float = cli.option(
+        1.0,
+        "largest global norm of the gradient of a batch; a larger one is scaled down, 0 = never",
+        kind=cli.non_negative_float,
+    )
+    on_divergence: str = cli.option(
+        "restart",
+        "what follows where the network does not learn, or its loss is not finite. restart: once more with a "
+        "tenth of the learning rate; stop; continue: report it at the end (a loss that is not finite stops)",
+        choices=("restart", "stop", "continue"),
+    )
     new_layer_multiplier: float = cli.option(
         100.0, "learning rate of new layers relative to pretrained ones", kind=cli.non_negative_float
     )

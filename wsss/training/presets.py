@@ -27,6 +27,7 @@ class Preset:
         learning_rate: at the first step, for pretrained kernels.
         momentum: of SGD.
         weight_decay: on kernels only.
+        clip_norm: largest global norm of the gradient; 0 = never clipped.
         schedule_power: of the polynomial decay over all steps.
         new_layer_multiplier: learning rate of new layers, relative.
         bias_multiplier: learning rate of biases, relative.
@@ -53,6 +54,7 @@ class Preset:
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip_norm: float = 0.0
     schedule_power: float = 0.9
     new_layer_multiplier: float = 10.0
     bias_multiplier: float = 2.0

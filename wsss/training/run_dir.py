@@ -18,7 +18,8 @@ from wsss.common.errors import UserError
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-_NOT_COMPARED = ("output", "overwrite", "progress_seconds")
+_NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence")
+_BEFORE = {"clip_norm": 0.0}  # how runs were trained whose config.json lacks the option: by 0.1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _numbered_run(options):
 
 def _difference(config, options):
     """The first option in which a recorded run differs from this one, in words; empty where none does."""
-    recorded, wanted = config.get("options", {}), _plain(options)
+    recorded, wanted = _BEFORE | config.get("options", {}), _plain(options)
     for name in wanted:
         if name not in _NOT_COMPARED and recorded.get(name) != wanted[name]:
             return f"--{name} {recorded.get(name)} there, {wanted[name]} here"

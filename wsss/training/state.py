@@ -15,10 +15,17 @@ from wsss.common.errors import UserError
 
 
 class Progress(NamedTuple):
-    """How far a run is: `epoch` whole epochs are done, and `step` steps of the next one."""
+    """How far a run is.
+
+    Attributes:
+        epoch: whole epochs that are done.
+        step: steps of the next epoch that are done.
+        restarts: how often the learning rate was lowered and training restarted.
+    """
 
     epoch: int = 0
     step: int = 0
+    restarts: int = 0
 
 
 def state_variables(model):
@@ -49,6 +56,12 @@ def save(path, arrays, progress):
     header = np.frombuffer(json.dumps(progress._asdict()).encode(), np.uint8)
     np.savez(stream, progress=header, **{f"variable_{i}": array for i, array in enumerate(arrays)})
     io.write_bytes(path, stream.getvalue())
+
+
+def read_progress(path):
+    """The `Progress` in a file of `save`."""
+    with np.load(BytesIO(io.read_bytes(path))) as archive:
+        return Progress(**json.loads(archive["progress"].tobytes()))
 
 
 def load(path, model):

@@ -1,0 +1,54 @@
+"""What a classifier reaches without looking at the images: the mark that a learning one must pass."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+# Part of the way from chance to perfect that the mean average precision must have come.
+_LEAST_PROGRESS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantScores:
+    """The best constant scores of a collection, the frequencies of its tags.
+
+    Attributes:
+        loss: their binary cross-entropy, mean over the classes.
+        average_precision: mean average precision of scores that do not depend on the image.
+    """
+
+    loss: float
+    average_precision: float
+
+    def find_problem(self, loss: float, average_precision: float | None) -> str | None:
+        """Why a classifier of this loss and precision has not learned, in one line; None if it has.
+
+        Args:
+            loss: binary cross-entropy, mean over images and classes.
+            average_precision: in [0, 1], mean over the classes, or None where it was not measured.
+        """
+        if not loss < self.loss:
+            return f"the classification loss {loss:.3g} is not below {self.loss:.3g}, that of constant scores"
+        least = self.average_precision + _LEAST_PROGRESS * (1 - self.average_precision)
+        if average_precision is not None and average_precision < least:
+            return f"val_map {average_precision:.3g} is at chance, {self.average_precision:.3g}"
+        return None
+
+
+def constant_scores(collection, split: str, limit: int = 1000) -> ConstantScores:
+    """The baseline of a split, from the tags of its first images.
+
+    Args:
+        collection: `Collection`.
+        split: name of the split.
+        limit: images whose tags are read, at most.
+    """
+    records = itertools.islice(collection.read(split), limit)
+    classes = np.arange(len(collection.class_names))
+    tags = np.array([np.isin(classes, record.labels) for record in records], np.float64)
+    frequency = tags.mean(axis=0)
+    inside = np.clip(frequency, 1e-7, 1 - 1e-7)
+    entropy = -(inside * np.log(inside) + (1 - inside) * np.log(1 - inside))
+    present = frequency[frequency > 0]
+    return ConstantScores(float(entropy.mean()), float(present.mean()) if len(present) else 0.0)
