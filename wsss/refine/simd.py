@@ -1,23 +1,34 @@
-"""Float32 vectors inside numba kernels: `load`, arithmetic, `exp`, reductions over lane groups, `store`.
+"""Float32 vectors inside Numba kernels: `load`, arithmetic, `exp`, reductions over lane groups, `store`.
 
-LLVM does not turn the scattered reads and writes of a lattice filter into vector code by itself (plain loops
-are two to three times slower), but it compiles explicit vector types very well, to whatever registers the
-machine has. So this module gives numba vector types, a few float32 side by side, and the operations that
-the dense CRF needs on them. All of it is inlined into the kernels; nothing here is called from Python.
+LLVM does not turn the scattered reads and writes of a lattice filter into vector code by itself: plain loops
+take 2.5 times as long (`benchmarks/crf_vectors.py`), twice the speed of pydensecrf instead of five times. It
+compiles explicit vector types very well, to whatever registers the machine has. So this module gives Numba
+vector types, a few float32 side by side, and the operations on them that the dense CRF and the random walk
+need. All of it is inlined into the kernels; nothing here is called from Python.
 
 A kernel says how many lanes it works with by the *length of a tuple* that it gets as an argument, such as
-`lanes(8)`: a tuple's length is part of its type, so that numba compiles one version for each.
+`lanes(8)`: a tuple's length is part of its type, so that Numba compiles one version for each.
+
+The module uses Numba's and llvmlite's extension interfaces, which may change with any minor version. It was
+tested with `TESTED`, to which `setup.py` bounds the installation. With other versions a kernel of all
+operations is compiled and checked at import, and a failure says what to install.
 """
 
 import operator
+from typing import Any
 
+import llvmlite
+import numba
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.extending import intrinsic, models, overload, register_jitable, register_model
 
+TESTED = {"numba": ((0, 61), (0, 68)), "llvmlite": ((0, 44), (0, 50))}  # first and last minor version
 
-def lanes(count):
+
+def lanes(count: int) -> tuple[int, ...]:
     """The tuple that stands for vectors of `count` lanes: 4, or a multiple of 8."""
     return (0,) * count
 
@@ -221,3 +232,67 @@ def group_sum(vector, group):
     if group > 4:
         vector = vector + _swap_4(vector)
     return vector
+
+
+def _check_versions(numba_version: str, llvmlite_version: str) -> None:
+    """Runs a kernel of all operations where the versions are not those tested.
+
+    Raises:
+        ImportError: it does not compile, or computes something else.
+    """
+    found = {"numba": numba_version, "llvmlite": llvmlite_version}
+    minor = {name: tuple(map(int, version.split(".")[:2])) for name, version in found.items()}
+    if all(first <= minor[name] <= last for name, (first, last) in TESTED.items()):
+        return
+    cause: Any = None
+    try:
+        correct = _operations_are_correct()
+    except Exception as error:  # whatever a changed interface raises
+        correct, cause = False, error
+    if not correct:
+        tested = ", ".join(
+            f"{name}>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"
+            for name, (first, last) in TESTED.items()
+        )
+        raise ImportError(
+            f"The dense CRF and the random walk do not work with numba {numba_version} and llvmlite "
+            f"{llvmlite_version}. Install {tested}."
+        ) from cause
+
+
+def _operations_are_correct() -> bool:
+    """Whether a kernel gives what NumPy gives."""
+    a = np.array([-3, 1, 2.5, -0.5, 0, -7, 4, -1], np.float32)
+    result = np.empty((9, 8), np.float32)
+    njit(_try_operations)(lanes(8), a, result.reshape(-1))
+    pairs = a.reshape(4, 2)
+    expected = [
+        2 * a + 1,
+        np.maximum(a, 0),
+        (a < 1).astype(np.float32),
+        (a <= 1).astype(np.float32),
+        np.rint(a),
+        np.exp(np.minimum(a, 0)),
+        np.full(8, a.max() + a.sum()),
+        (a - 2) / 2,
+        np.repeat(pairs.max(axis=1) + pairs.sum(axis=1), 2),
+    ]
+    return bool(np.allclose(result, expected, rtol=1e-6))
+
+
+def _try_operations(vector_lanes, array, result):
+    a = load(vector_lanes, array, 0)
+    zero, one = broadcast(vector_lanes, np.float32(0)), broadcast(vector_lanes, np.float32(1))
+    two = one + one
+    store(result, 0, multiply_add(two, a, one))
+    store(result, 8, maximum(a, zero))
+    store(result, 16, less(a, one))
+    store(result, 24, less_equal(a, one))
+    store(result, 32, nearest_integer(a))
+    store(result, 40, exp(zero - maximum(zero - a, zero)))
+    store(result, 48, all_maximum(a) + all_sum(a * one))
+    store(result, 56, (a - two) / two)
+    store(result, 64, group_maximum(a, 2) + group_sum(a, 2))
+
+
+_check_versions(numba.__version__, llvmlite.__version__)
