@@ -126,7 +126,7 @@ def open_write(path):
         return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
-    temporary = os.path.join(folder, f".{name[:150]}.{uuid.uuid4().hex}{_UNFINISHED}")
+    temporary = os.path.join(folder, f".{_shortened(name)}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with open(temporary, "xb") as stream:
             yield stream
@@ -139,6 +139,11 @@ def open_write(path):
 def is_unfinished(path):
     """Whether a path is that of a temporary file of `open_write`."""
     return os.fspath(path).endswith(_UNFINISHED)
+
+
+def _shortened(name):
+    """The beginning of a file name, 150 bytes at most, so that it can be extended."""
+    return os.fsdecode(os.fsencode(name)[:150])
 
 
 def remove_unfinished(folder):

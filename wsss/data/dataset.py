@@ -283,7 +283,7 @@ def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, 
 
 
 def _text(value):
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _tfds_directory(name):

@@ -1,5 +1,6 @@
 """The folder of pseudo labels: what lies where, how an id becomes a file name, how scores are stored."""
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ import numpy as np
 
 from wsss.common import io
 
-_SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f]')
+_SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f\ud800-\udfff]')
+_OUTPUT_SUFFIX = re.compile(r"\.(png|npz)$", re.IGNORECASE)
+_LONGEST_PART, _LONGEST_NAME, _HASHED = 200, 800, "%~"  # bytes; file systems allow 255 and 4096, gs:// 1024
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
 TOP_FILES = (
     "options.json",
@@ -83,18 +86,48 @@ class Layout:
         return tuple(io.list_files(io.join(io.escape(self.root), *pattern)))
 
 
-def file_name(image_id):
+def file_name(image_id: str) -> str:
     """A relative path for an image id: `/` makes folders, what file systems treat specially is quoted.
 
-    Different ids give different names, and `image_id_of` undoes it.
+    Different ids give different names, and `image_id_of` undoes it. A part that is too long for a file system
+    is cut and gets a hash of the whole, which cannot be undone.
     """
-    parts = (_SPECIAL.sub(lambda found: f"%{ord(found[0]):02X}", part) for part in image_id.split("/"))
-    return "/".join("%2E" + part[1:] if part.startswith(".") else part or "%2F" for part in parts)
+    *folders, last = map(_quote, image_id.split("/"))
+    folders = [_OUTPUT_SUFFIX.sub(r"%2E\1", folder) for folder in folders]  # image `a` has the file `a.png`
+    parts = [_bound(part) for part in (*folders, last)]
+    if len("/".join(parts).encode()) > _LONGEST_NAME:
+        return _bound(_quote(image_id).replace("/", "%2F"), longest=0)
+    return "/".join(parts)
 
 
-def image_id_of(name):
-    """The image id that `file_name` gave this name."""
-    return "/".join("" if part == "%2F" else unquote(part) for part in name.split("/"))
+def image_id_of(name: str) -> str:
+    """The image id that `file_name` gave this name; a part that was cut stays as it is."""
+    return "/".join("" if part == "%2F" else _unquote(part) for part in name.split("/"))
+
+
+def _quote(part):
+    quoted = _SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in _encode(found[0])), part)
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted or "%2F"
+
+
+def _unquote(part):
+    return part if _HASHED in part else unquote(part, errors="surrogateescape")
+
+
+def _bound(part, longest=_LONGEST_PART):
+    """A quoted part of at most 200 bytes: a longer one is cut, and a hash of it appended."""
+    data = part.encode()
+    if len(data) <= longest:
+        return part
+    kept = re.sub("%[0-9A-F]?$", "", data[:160].decode(errors="ignore"))
+    return f"{kept}{_HASHED}{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def _encode(character):
+    try:
+        return character.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return character.encode("utf-8", "surrogatepass")
 
 
 def encode_scores(scores: np.ndarray, class_ids: Sequence[int]) -> bytes:

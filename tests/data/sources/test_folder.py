@@ -11,8 +11,10 @@ from tests.data.test_images import encoded, oriented, picture
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, encode_mask
+from wsss.data.sources import folder
 from wsss.data.sources.base import Item
 from wsss.data.sources.coco import decode_run_lengths, draw_mask, fill_polygon, read_coco
+from wsss.data.sources.files import stem
 from wsss.data.sources.folder import hash_fraction, make_record, read_folder
 from wsss.data.sources.voc import CLASS_NAMES, read_voc
 
@@ -76,6 +78,34 @@ def test_masks_are_found_by_name_also_inside_the_folder_of_images(tmp_path):
     assert source.has_masks
     assert source.problems == []
     assert source.notes == ["masks without an image in the table: 1"]
+
+
+def test_masks_may_lie_beside_their_images(tmp_path):
+    write(tmp_path / "images", {"a.jpg": IMAGE, "a.png": IMAGE, "b.JPG": IMAGE, "c.png": IMAGE})
+    for masks in (tmp_path / "images", f"{tmp_path}/./images/"):
+        source = read(tmp_path, "id,cat\na,1\nb,0\nc,1\n", masks=str(masks))
+        assert [item.image_id for item in source.items] == ["a", "b", "c"]
+        assert [item.mask is not None for item in source.items] == [True, False, False]
+        assert source.items[0].mask.endswith("images/a.png")
+        assert source.problems == []
+
+
+def test_an_id_that_names_no_file_gets_a_hint(tmp_path):
+    write(tmp_path / "images", {"0007.jpg": IMAGE, "Cat.JPG": IMAGE})
+    source = read(tmp_path, "id,cat\n7,1\ncat.jpg,0\n")
+    remedies = {problem.id: problem.remedy for problem in source.problems if problem.reason == "missing"}
+    assert "`0007.jpg` (leading zeros" in remedies["7"]
+    assert "`Cat.JPG` (upper and lower case" in remedies["cat.jpg"]
+
+
+def test_listing_looks_at_each_unlabelled_image_once(tmp_path, monkeypatch):
+    """The work grows with the number of images, not with its square."""
+    write(tmp_path / "images", dict.fromkeys((f"{index}.jpg" for index in range(200)), b""))
+    made = []
+    monkeypatch.setattr(folder, "stem", lambda path: made.append(path) or stem(path))
+    source = read(tmp_path, "id,cat\n0,1\n")
+    assert list(reasons(source).values()) == ["unlabelled"] * 199
+    assert len(made) < 200 * 6
 
 
 def test_splits_come_from_the_table_or_from_a_stable_hash(tmp_path):

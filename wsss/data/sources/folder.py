@@ -5,6 +5,7 @@ labels is read here, PASCAL VOC's and COCO's layouts in `voc` and `coco`.
 """
 
 import hashlib
+import os
 from collections import defaultdict
 
 import numpy as np
@@ -16,6 +17,7 @@ from wsss.data.dataset import Record
 from wsss.data.images import MAX_PIXELS, BadImage, decode_mask, encode_mask, inspect_image, is_image
 from wsss.data.sources import coco
 from wsss.data.sources.base import Item, Problem, Source
+from wsss.data.sources.files import NameHints, image_ids, list_folder, stem
 from wsss.data.sources.label_table import parse_class_names, parse_label_table
 
 
@@ -41,34 +43,30 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
     table = _parse_file(parse_label_table, labels, "--labels", class_names)
     if table.has_splits and val_fraction is not None:
         raise UserError("`--val_fraction` is for tables without a column `split`; this one has splits.")
-    paths = _list_folder(images, "--images", without=masks)
+    listing, mask_paths = _list_images_and_masks(images, masks)
+    paths = listing.paths
     chosen, problems = _match(table.rows, paths)
-    mentioned = {problem.id for problem in table.problems}
-    matched = {path for path, _ in chosen}
-    for path in sorted(paths.keys() - matched):
-        stem = _stem(path)
-        if is_image(path) and not {path, stem} & (mentioned | {problem.id for problem in problems}):
+    chosen_paths = {path for path, _ in chosen}
+    mentioned = {problem.id for problem in table.problems + problems}
+    for path in sorted(paths.keys() - chosen_paths):
+        if is_image(path) and not {path, stem(path)} & mentioned:
             remedy = "Give it a row in the table, of zeros if it shows none of the classes."
-            problems.append(Problem(stem, "table", "unlabelled", f"{path} has no row.", remedy))
-    stems = defaultdict(int)
-    for path, _ in chosen:
-        stems[_stem(path)] += 1
-    mask_paths = {_stem(path): full for path, full in _list_folder(masks, "--masks").items()} if masks else {}
+            problems.append(Problem(stem(path), "table", "unlabelled", f"{path} has no row.", remedy))
+    ids = image_ids(path for path, _ in chosen)
     items = []
     for path, row in chosen:
-        image_id = _stem(path) if stems[_stem(path)] == 1 else path
-        split = row.split or ("val" if hash_fraction(image_id) < (val_fraction or 0) else "train")
-        items.append(Item(image_id, split, row.labels, paths[path], mask_paths.get(_stem(path))))
+        split = row.split or ("val" if hash_fraction(ids[path]) < (val_fraction or 0) else "train")
+        items.append(Item(ids[path], split, row.labels, paths[path], mask_paths.get(stem(path))))
     notes = []
     if table.ignored_columns:
         notes.append(f"columns of the table not used: {', '.join(table.ignored_columns)}")
-    other = sum(not is_image(path) for path in paths.keys() - matched)
+    other = sum(not is_image(path) for path in paths.keys() - chosen_paths)
     if other:
         notes.append(f"files in the folder that are no images: {other}")
-    unused = len(mask_paths.keys() - {_stem(path) for path in matched})
+    unused = len(mask_paths.keys() - {stem(path) for path in chosen_paths})
     if unused:
         notes.append(f"masks without an image in the table: {unused}")
-    return Source(table.class_names, items, bool(masks), table.problems + problems, notes)
+    return Source(table.class_names, items, bool(masks), table.problems + listing.problems + problems, notes)
 
 
 def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels=MAX_PIXELS):
@@ -140,15 +138,15 @@ def _match(rows, paths):
     by_stem = defaultdict(list)
     for path in sorted(paths):
         if is_image(path):
-            by_stem[_stem(path)].append(path)
+            by_stem[stem(path)].append(path)
     of_path, problems = defaultdict(list), []
+    hint = NameHints(path for path in paths if is_image(path))
     for row in rows:
         found = [row.image_id] if row.image_id in paths else by_stem.get(row.image_id, [])
         if not found:
             detail = f"Line {row.line} names an image that is not there."
-            problems.append(
-                Problem(row.image_id, "table", "missing", detail, "Add the file, or drop the row.")
-            )
+            remedy = f"Add the file, or drop the row.{hint(row.image_id)}"
+            problems.append(Problem(row.image_id, "table", "missing", detail, remedy))
         elif len(found) > 1:
             detail = f"{' and '.join(found)} have one id."
             remedy = "Write the suffix into the column `id`, or drop one of them."
@@ -169,15 +167,42 @@ def _match(rows, paths):
     return chosen, problems
 
 
-def _list_folder(folder, flag, without=None):
-    """Files of a folder, sub-folders included: dict of the path in the folder to the whole path."""
-    folder = str(folder).rstrip("/") + "/"
-    found = io.list_files(io.join(io.escape(folder), "**"))
-    if not found:
+def _list_images_and_masks(images, masks):
+    """The `FolderListing` of the images, and dict of stem to the path of the mask."""
+    listing = _list_files(images, "--images", excluded=masks)
+    if not masks:
+        return listing, {}
+    mask_listing = _list_files(masks, "--masks")
+    mask_paths = mask_listing.paths
+    if _same_folder(images, masks):  # a mask is the PNG beside an image of its name
+        named = {stem(path) for path in listing.paths if is_image(path) and not _is_png(path)}
+        mask_paths = {
+            path: full for path, full in mask_paths.items() if _is_png(path) and stem(path) in named
+        }
+        listing.paths = {path: full for path, full in listing.paths.items() if path not in mask_paths}
+    else:
+        listing.problems += mask_listing.problems
+    pngs_last = sorted(mask_paths, key=lambda path: (_is_png(path), path))
+    return listing, {stem(path): mask_paths[path] for path in pngs_last}
+
+
+def _list_files(folder, flag, excluded=None):
+    if not io.is_remote(folder) and not os.path.isdir(folder):
         raise UserError(f"`{flag}` must be a folder with files in it. Received: {folder}.")
-    # Masks may lie in the folder of the images.
-    excluded = str(without).rstrip("/") + "/" if without else None
-    return {path[len(folder) :]: path for path in found if excluded is None or not path.startswith(excluded)}
+    listing = list_folder(folder, [excluded] if excluded else [])
+    if not listing.paths:
+        raise UserError(f"`{flag}` must be a folder with files in it. Received: {folder}.")
+    return listing
+
+
+def _same_folder(one, other):
+    if io.is_remote(one) or io.is_remote(other):
+        return str(one).rstrip("/") == str(other).rstrip("/")
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _is_png(path):
+    return path.lower().endswith(".png")
 
 
 def read_class_names(path):
@@ -202,7 +227,3 @@ def _read_text(path, flag):
         return io.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"`{flag}` must be a readable UTF-8 file. Received: {path} ({error}).") from error
-
-
-def _stem(path):
-    return path.rsplit(".", 1)[0] if is_image(path) else path

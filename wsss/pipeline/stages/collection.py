@@ -5,6 +5,7 @@ that the graph carries names only, and what came of it afterwards as another, so
 any runner. A shard is written by one call, atomically: a repeated one writes the same bytes again.
 """
 
+import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ def plans_folder(directory):
 
 def _write_plan(directory, plan):
     path = io.join(plans_folder(directory), plan["output"].rsplit("/", 1)[-1] + _PLAN)
-    io.write_json(path, plan)
+    io.write_text(path, json.dumps(plan))  # in ASCII: paths may hold bytes that are no UTF-8
     return path
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import itertools
+import logging
+import os
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,8 +16,12 @@ from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.dataset import Collection, Record, open_collection
 from wsss.data.images import BadImage, inspect_image, is_image
+from wsss.data.sources.files import image_ids, list_folder
 from wsss.data.tfrecord import read_records
 from wsss.pipeline.dead_letter import FAILURES, Failure
+from wsss.pipeline.output import MASKS, PREVIEWS, SCORES
+
+_logger = logging.getLogger(__name__)
 
 
 class InputImage(NamedTuple):
@@ -176,15 +182,13 @@ def _read_images(shard):
 
 
 def _folder_shards(folder, split, images_per_shard, previews, leave_out):
-    left_out = f"{str(leave_out).rstrip('/')}/" if leave_out else None
-    paths = [
-        path
-        for path in io.list_files(io.join(io.escape(folder), "**"))
-        if is_image(path) and not (left_out and path.startswith(left_out))
-    ]
+    listing = list_folder(folder, _result_folders(folder, leave_out))
+    for problem in listing.problems:
+        _logger.warning("%s: %s %s", problem.id, problem.detail, problem.remedy)
+    paths = {path: full for path, full in listing.paths.items() if is_image(path)}
     if not paths:
         raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
-    named = _name_images(folder, paths)
+    named = [(image_id, paths[path]) for path, image_id in image_ids(paths).items()]
     shards = -(-len(named) // images_per_shard)
     members = [[] for _ in range(shards)]
     for image_id, path in named:
@@ -202,15 +206,13 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
     )
 
 
-def _name_images(folder, paths):
-    """`(image_id, path)`: the path in the folder, without its suffix unless two differ in that only."""
-    inside = [path[len(str(folder).rstrip("/")) + 1 :] for path in paths]
-    stems = [name.rsplit(".", 1)[0] for name in inside]
-    count = Counter(stems)
-    return [
-        (stem if count[stem] == 1 else name, path)
-        for name, stem, path in zip(inside, stems, paths, strict=True)
-    ]
+def _result_folders(folder, output):
+    """The folders within `folder` that results are written to: they hold no images to be read."""
+    if not output:
+        return ()
+    if not io.is_remote(folder) and os.path.realpath(output) == os.path.realpath(folder):
+        return tuple(io.join(folder, name) for name in (MASKS, SCORES, PREVIEWS))
+    return (output,)
 
 
 def _shard_name(split, index, count):

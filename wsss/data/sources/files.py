@@ -1,0 +1,159 @@
+"""The files of a folder, sub-folders included, and how an image id comes from a file's name."""
+
+import logging
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.common.output_folder import MARKER
+from wsss.data.images import is_image
+from wsss.data.sources.base import Problem
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FolderListing:
+    """The files of a folder.
+
+    Attributes:
+        paths: path within the folder, as printable text -> the path to open.
+        problems: sub-folders that cannot be read, dangling links and links that lead in a circle, once each.
+    """
+
+    paths: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def list_folder(folder: str, excluded: Iterable[str] = ()) -> FolderListing:
+    """Lists a folder and its sub-folders; links to folders are followed.
+
+    Names that begin with a dot are left out, and so are sub-folders that a program of wsss wrote (they bear
+    its marker): masks are no photographs.
+
+    Args:
+        folder: local folder or `gs://…`.
+        excluded: folders that are left out, compared as real paths.
+
+    Raises:
+        UserError: the folder itself cannot be read.
+    """
+    folder, excluded = os.fspath(folder).rstrip("/") or "/", [os.fspath(path) for path in excluded]
+    listing = FolderListing()
+    if io.is_remote(folder):
+        prefixes = tuple(f"{path.rstrip('/')}/" for path in excluded)
+        for path in io.list_files(io.join(io.escape(folder), "**")):
+            if not path.startswith(prefixes):
+                listing.paths[path[len(folder) + 1 :]] = path
+        return listing
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise UserError(f"The folder {printable(folder)} cannot be read: {error.strerror}.") from error
+    excluded_paths = {os.path.realpath(path) for path in excluded}
+    for path in _walk(folder, "", (os.path.realpath(folder),), excluded_paths, listing.problems):
+        name = printable(path)
+        if name in listing.paths:
+            listing.problems.append(
+                Problem(name, "folder", "duplicate", "Two files have this name once printed.", "Rename one.")
+            )
+        else:
+            listing.paths[name] = os.path.join(folder, path)
+    return listing
+
+
+def _walk(root, inside, ancestors, excluded, problems) -> Iterator[str]:
+    """Paths of the files below `root`/`inside`, relative to `root`, sorted within each folder."""
+    try:
+        with os.scandir(os.path.join(root, inside)) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        problems.append(_folder_problem(inside, "unreadable", f"{error.strerror}.", "Allow reading it."))
+        return
+    if inside and any(entry.name == MARKER for entry in entries):
+        _logger.info("%s holds results of wsss: not read.", inside)
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = os.path.join(inside, entry.name)
+        if entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real in ancestors:
+                detail = "The link leads to a folder that it lies in."
+                problems.append(_folder_problem(path, "link_loop", detail, "Remove the link."))
+            elif real not in excluded:
+                yield from _walk(root, path, (*ancestors, real), excluded, problems)
+        elif entry.is_file():
+            yield path
+        elif entry.is_symlink():
+            detail = "The link leads to no file."
+            problems.append(_folder_problem(path, "dangling_link", detail, "Restore the file."))
+
+
+def _folder_problem(path, reason, detail, remedy):
+    return Problem(printable(path), "folder", reason, detail, remedy)
+
+
+def printable(text: str) -> str:
+    r"""A file name as text that any file can hold: bytes that are no UTF-8 are written `\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def stem(path: str) -> str:
+    """`path` without the suffix of an image."""
+    return path.rsplit(".", 1)[0] if is_image(path) else path
+
+
+def image_ids(paths: Iterable[str]) -> dict[str, str]:
+    """The id of each image: its path in the folder, without suffix unless two differ in nothing else."""
+    paths = list(paths)
+    count = Counter(map(stem, paths))
+    return {path: stem(path) if count[stem(path)] == 1 else path for path in paths}
+
+
+class NameHints:
+    """Finds the file that an id which names none was probably meant for.
+
+    Args:
+        paths: the files' paths in the folder.
+    """
+
+    def __init__(self, paths: Iterable[str]):
+        self._alike, self._same_name = defaultdict(list), defaultdict(list)
+        for path in paths:
+            self._alike[_normalize(path)].append(path)
+            self._same_name[_normalize(path.rsplit("/", 1)[-1])].append(path)
+
+    def __call__(self, image_id: str) -> str:
+        """A sentence about the likely file, or an empty string."""
+        for candidates in (
+            self._alike.get(_normalize(image_id), ()),
+            self._same_name.get(_normalize(image_id.replace("\\", "/").rsplit("/", 1)[-1]), ()),
+        ):
+            if len(candidates) == 1:
+                return f" Did you mean `{candidates[0]}`{_difference(image_id, candidates[0])}?"
+        return ""
+
+
+def _normalize(path):
+    """What is left of a path when Unicode form, case, suffix and leading zeros do not count."""
+    text = unicodedata.normalize("NFC", path.replace("\\", "/").removeprefix("./"))
+    parts = [part.strip() for part in stem(text).casefold().split("/")]
+    return "/".join(part.lstrip("0") or "0" for part in parts)
+
+
+def _difference(image_id, path):
+    names = (image_id, path if is_image(image_id) else stem(path))
+    nfc = [unicodedata.normalize("NFC", name) for name in names]
+    if nfc[0] == nfc[1]:
+        return " (the same letters in another Unicode form, NFC or NFD)"
+    if nfc[0].casefold() == nfc[1].casefold():
+        return " (upper and lower case differ)"
+    if nfc[0].lstrip("0") == nfc[1].lstrip("0"):
+        return " (leading zeros differ: spreadsheets drop them)"
+    return ""
