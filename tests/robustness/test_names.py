@@ -4,13 +4,17 @@ import io as bytes_io
 import json
 import os
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_images import encoded, picture
 from wsss.common import io
-from wsss.data.dataset import open_collection
+from wsss.data.dataset import Record, format_example, open_collection, shard_name, write_metadata
+from wsss.data.images import encode_mask
+from wsss.data.tfrecord import write_records
+from wsss.pipeline.evaluation import evaluate, open_masks
 from wsss.pipeline.output import Layout, file_name, image_id_of
 from wsss.prepare import main
 
@@ -50,6 +54,19 @@ def test_ids_that_begin_alike_differ_after_the_cut():
     assert file_name(f"{'y' * 300}/a").split("/")[1] == "a"
 
 
+def write_collection_of(directory, record):
+    path = io.join(str(directory), shard_name("one", "train", 0, 1))
+    size = write_records(path, [format_example(record)])[1]
+    return write_metadata(
+        str(directory),
+        name="one",
+        class_names=("cat",),
+        shard_lengths={"train": (1,)},
+        split_bytes={"train": size},
+        has_masks=True,
+    )
+
+
 def test_a_folder_with_names_of_all_kinds_becomes_a_collection(tmp_path):
     names = [
         "漢" * 70,
@@ -76,3 +93,12 @@ def test_a_folder_with_names_of_all_kinds_becomes_a_collection(tmp_path):
     listed = [json.loads(line) for line in io.read_text(output / "errors.jsonl").splitlines()]
     assert {"漢" * 70, "a", "a.jpg.jpg", r"caf\xe9", "a.png/inside", "%41"} <= ids
     assert {(line["id"], line["reason"]) for line in listed} >= {("circle", "link_loop")}
+
+
+def test_masks_of_long_ids_are_found_when_evaluated(tmp_path):
+    image_id = "漢" * 100
+    mask = encode_mask(np.ones((7, 12), np.uint8))
+    write_collection_of(tmp_path / "shards", Record(image_id, encoded(picture()), (0,), 7, 12, 1, mask))
+    io.write_bytes(tmp_path / "masks" / f"{file_name(image_id)}.png", mask)
+    truth, predictions = open_masks(str(tmp_path / "shards")), open_masks(str(tmp_path / "masks"))
+    assert evaluate(predictions, truth, 2).compared == 1

@@ -24,7 +24,7 @@ from wsss.metrics import (
     iou,
     mean_iou,
 )
-from wsss.pipeline.output import decode_scores, image_id_of
+from wsss.pipeline.output import decode_scores, file_name, image_id_of
 from wsss.pipeline.report import plot_curve
 
 
@@ -217,8 +217,8 @@ def _collection_masks(path, split):
         raise UserError(f"{path} has no masks.")
     by_id = {}
     for record in collection.read(split):
-        data = record.mask_bytes  # the photographs are not kept
-        by_id[record.image_id] = lambda data=data: decode_mask(data)
+        data = record.mask_bytes  # the photographs are not kept, and long ids are compared as files are named
+        by_id[image_id_of(file_name(record.image_id))] = lambda data=data: decode_mask(data)
     return Masks(by_id, class_names=tuple(collection.class_names))
 
 
