@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wsss.__main__ import COMMANDS
 from wsss.common.cli import Parser
 from wsss.common.errors import UserError
 from wsss.pipeline.runner import split_arguments
@@ -26,6 +27,12 @@ def commands(text):
             for command in line.split("&&"):
                 if words := shlex.split(command, comments=True):
                     yield words
+
+
+def without_blocks(page):
+    """A page's text without its fenced blocks."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^[ ]*```.*?^[ ]*```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def called_program(words):
@@ -76,6 +83,24 @@ def test_every_command_shown_parses(module, arguments, capsys):
         assert unknown == []
 
 
+def test_every_flag_named_in_the_text_exists(capsys):
+    known = {"--quick", "--strict", "--build-arg", "--help"}  # of benchmarks, mkdocs and docker
+    for program in COMMANDS:
+        known |= flags_in(help_of(f"wsss.{program}", [], capsys))
+    for page in PAGES:
+        text = without_blocks(page)
+        for flag in sorted(set().union(*map(flags_in, re.findall(r"`([^`]+)`", text))) - known):
+            assert is_beam_flag(flag), f"{page.name} names {flag}"
+
+
+def is_beam_flag(flag):
+    try:
+        split_arguments([f"{flag}=1"], Parser())
+    except UserError as error:
+        return "Unknown" not in str(error)  # else 1 is no value of it
+    return True
+
+
 def test_a_wrong_flag_is_found(capsys):
     ((module, arguments),) = map(called_program, commands("```sh\npython -m wsss.train --modle seam\n```\n"))
     assert set(arguments) - flags_in(help_of(module, arguments, capsys)) == {"--modle", "seam"}
@@ -85,9 +110,7 @@ def test_a_wrong_flag_is_found(capsys):
 
 def anchors(path):
     """The anchors of a page's headings, as Markdown renderers make them."""
-    text = re.sub(
-        r"^[ ]*```.*?^[ ]*```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    text = without_blocks(path)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
 
@@ -95,9 +118,7 @@ def anchors(path):
 @pytest.mark.parametrize("page", PATHS)
 def test_every_link_within_the_project_resolves(page):
     page = ROOT / page
-    text = re.sub(
-        r"^[ ]*```.*?^[ ]*```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    text = without_blocks(page)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", link):
             continue

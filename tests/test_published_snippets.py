@@ -113,6 +113,7 @@ def test_one_affine_code_transforms_an_image_and_its_inverse_undoes_it():
     assert names["A_I"].shape == names["R_I"].shape == (1, 40, 50, 3)
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_readme_runs():
     (snippet,) = python_blocks("README.md")
     images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype("float32")
