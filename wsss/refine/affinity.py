@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss.common.pixel_pairs import pair_offsets, path_pixels
+from wsss.common.pixel_pairs import Offset, pair_offsets, path_pixels
+
+Path = tuple[Offset, ...]
 
 
 class Affinity(NamedTuple):
@@ -85,13 +87,11 @@ def edge_affinity(edge: np.ndarray, radius: int = 5) -> Affinity:
     reach = (radius - 1) * (width + 1)
     flat = np.zeros(height * width + 2 * reach, np.float32)
     flat[reach : reach + height * width] = edge.ravel()
-    along = {((0, 0),): flat}  # maximum over a path, by its pixels, at each place where the path may begin
+    # Maximum over a path, by its pixels, at each place where the path may begin.
+    along: dict[Path, np.ndarray] = {((0, 0),): flat}
     for path, pieces in _path_pieces(radius):
-        maximum = None
-        for (dy, dx), piece in pieces:
-            shifted = _shift(along[piece], dy * width + dx)
-            maximum = shifted if maximum is None else np.maximum(maximum, shifted)
-        along[path] = maximum
+        shifted = (_shift(along[piece], dy * width + dx) for (dy, dx), piece in pieces)
+        along[path] = functools.reduce(np.maximum, shifted)
     weights = np.empty((len(offsets), height * width), np.float32)
     for weight, offset in zip(weights, offsets):
         np.subtract(1, along[path_pixels(*offset)][reach : reach + height * width], out=weight)
@@ -111,13 +111,14 @@ def _shift(flat: np.ndarray, distance: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
-def _path_pieces(radius: int) -> list:
+def _path_pieces(radius: int) -> list[tuple[Path, list[tuple[Offset, Path]]]]:
     """For each path, shortest first: shorter paths, shifted, that together cover it.
 
     Returns:
         List of (path, pieces), a piece being (shift, path); paths as in `path_pixels`.
     """
-    plan, known = [], [((0, 0),)]
+    plan: list[tuple[Path, list[tuple[Offset, Path]]]] = []
+    known: list[Path] = [((0, 0),)]
     for path in sorted((path_pixels(*offset) for offset in pair_offsets(radius)), key=len):
         pieces = []
         for piece in known:

@@ -119,13 +119,14 @@ def _power(weights: np.ndarray, beta: float) -> np.ndarray:
     """`weights ** beta`; whole exponents by multiplication, which is much faster."""
     if beta != int(beta) or beta > 1024:
         return weights ** np.float32(beta)
-    result, square, exponent = None, weights, int(beta)
-    while exponent:
+    square, exponent = weights, int(beta)
+    while not exponent & 1:
+        square, exponent = square * square, exponent >> 1
+    result = square
+    while exponent := exponent >> 1:
+        square = square * square
         if exponent & 1:
-            result = square if result is None else result * square
-        exponent >>= 1
-        if exponent:
-            square = square * square
+            result = result * square
     return result
 
 

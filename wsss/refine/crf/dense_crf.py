@@ -132,7 +132,8 @@ class DenseCRF:
             self.parameters.bilateral_strength,
         )
         self._gaussian = _GAUSSIAN_LATTICES.get(
-            *image.shape[:2],
+            image.shape[0],
+            image.shape[1],
             self.parameters.gaussian_width / (scale * step),
             self.parameters.gaussian_strength,
         )
