@@ -125,8 +125,8 @@ class OutputFolder:
         io.remove_files([io.join(self.path, name) for name in io.read_json(ready)])
         io.write_json(ready, [])
         new = [name for name in _all_files(self.work) if name != _READY and not io.is_unfinished(name)]
-        for _, names in itertools.groupby(sorted(new, key=self._rank, reverse=True), key=self._rank):
-            names = list(names)
+        for _, group in itertools.groupby(sorted(new, key=self._rank, reverse=True), key=self._rank):
+            names = list(group)
             io.move_files(*([io.join(folder, name) for name in names] for folder in (self.work, self.path)))
         io.remove_tree(self.work)
 
@@ -287,7 +287,7 @@ def _all_files(folder):
 def _matching(folder, patterns):
     """Files in a folder that match the patterns, relative to it, in the order of the patterns."""
     prefix = len(os.fspath(folder).rstrip("/")) + 1
-    found = {}
+    found: dict[str, None] = {}
     for pattern in patterns:
         for path in io.list_files(io.join(io.escape(folder), *pattern.split("/"))):
             found.setdefault(path[prefix:].replace(os.sep, "/"))

@@ -50,6 +50,7 @@ def _filtered_stderr():
     command = [sys.executable, "-I", "-S", __file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as reader:
         ours = os.dup(2)
+        assert reader.stdin is not None  # a pipe was asked for
         os.dup2(reader.stdin.fileno(), 2)
         try:
             yield
