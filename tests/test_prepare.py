@@ -142,7 +142,7 @@ def test_running_twice_and_in_worker_processes_gives_the_same_bytes(tmp_path):
     source = faulty_folder(tmp_path)
     prepare(*source, "--output", tmp_path / "one", "--shards", 3)
     prepare(*source, "--output", tmp_path / "two", "--shards", 1)  # another number of shards leaves nothing
-    prepare(*source, "--output", tmp_path / "two", "--shards", 3, "--runner=DirectRunner")
+    prepare(*source, "--output", tmp_path / "two", "--shards", 3, "--runner=DirectRunner", "--overwrite")
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert not (tmp_path / "one" / ".plan").exists()
 
@@ -168,12 +168,13 @@ def test_a_split_of_which_nothing_is_left_is_no_split(tmp_path):
 def test_too_many_refusals_are_exit_code_1_and_none_left_is_2(tmp_path, capsys):
     write(tmp_path / "images", {"a.jpg": encoded(picture()), "b.jpg": b""})
     write(tmp_path, {"labels.csv": "id,cat\na,1\nb,1\n", "only_b.csv": "id,cat\nb,1\n"})
-    output = ("--images", tmp_path / "images", "--output", tmp_path / "shards")
+    output = ("--images", tmp_path / "images", "--output", tmp_path / "shards", "--overwrite")
     prepare(*output, "--labels", tmp_path / "labels.csv", "--max_error_rate", 0.5)
     prepare(*output, "--labels", tmp_path / "labels.csv", "--max_error_rate", 0.4, code=1)
     prepare(*output, "--labels", tmp_path / "only_b.csv", code=2)
     assert capsys.readouterr().err.count("error: No image can be used") == 1
-    assert [error["reason"] for error in errors(tmp_path / "shards")] == ["unlabelled", "zero_byte"]
+    assert [error["reason"] for error in errors(tmp_path / "shards" / ".new")] == ["unlabelled", "zero_byte"]
+    assert open_collection(str(tmp_path / "shards")).split_sizes == {"train": 1}  # what was there stays
 
 
 def test_a_voc_devkit_becomes_a_collection(tmp_path):
@@ -222,7 +223,30 @@ def test_another_data_set_in_the_folder_is_not_replaced(tmp_path, capsys):
     before = content(tmp_path / "things")
     prepare(*source, "--output", tmp_path / "things", code=2)
     assert "holds the data set `things`" in capsys.readouterr().err
+    prepare(*source, "--output", tmp_path / "things", "--overwrite", code=2)
     assert content(tmp_path / "things") == before
+
+
+@pytest.mark.parametrize("spelling", ["things", "./things/", "link", "other/../things"])
+def test_the_source_is_never_the_output(tmp_path, monkeypatch, capsys, spelling):
+    write_collection(tmp_path / "things")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("things")
+    monkeypatch.chdir(tmp_path)
+    before = content(tmp_path / "things")
+    prepare("--tfds", "things", "--output", spelling, "--overwrite", code=2)
+    assert "is also the input" in capsys.readouterr().err
+    assert content(tmp_path / "things") == before
+
+
+def test_a_finished_collection_stays_until_another_one_is_complete(tmp_path, capsys):
+    source = faulty_folder(tmp_path)
+    prepare(*source, "--output", tmp_path / "shards")
+    before = content(tmp_path / "shards")
+    prepare(*source, "--output", tmp_path / "shards", code=2)
+    assert "`--overwrite`" in capsys.readouterr().err
+    prepare("--voc", tmp_path / "nowhere", "--output", tmp_path / "shards", "--overwrite", code=2)
+    assert content(tmp_path / "shards") == before
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError, program
+from wsss.common.output_folder import same_place
 from wsss.common.tf_import import import_tensorflow
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Options(cli.Options):
     def check(self):
         if not self.destination.endswith(ENDINGS):
             raise UserError(f"DST must end in {' or '.join(ENDINGS)}. Received: {self.destination}.")
+        if same_place(self.source, self.destination):
+            raise UserError(f"DST must be another file than SRC. Received: {self.destination}.")
         if io.exists(self.destination) and not self.overwrite:
             raise UserError(f"{self.destination} exists already; give --overwrite to replace it.")
 

@@ -10,6 +10,7 @@ import time
 
 from wsss.common import cli, io
 from wsss.common.errors import program
+from wsss.common.output_folder import claim
 
 MODELS = {
     "classifier": "plain classifier, the baseline: the same network on the classification loss alone",
@@ -38,6 +39,7 @@ def main(argv=None):
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
     options = Options(**vars(make_parser().parse_args(argv)))
     started = time.monotonic()
+    claim(options.output, "demo", owned=("report.html",)).begin()
     data = io.join(options.output, "data")
     draw(data, options.num_images)
     miou = {}

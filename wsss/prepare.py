@@ -7,7 +7,8 @@ The output folder is a data set in TFDS's format (`tfds.builder_from_directory` 
     errors.jsonl    one line for each image that was refused: id, stage, reason, detail, remedy
     summary.json    counts of images, classes, pixels and refusals
 
-The same images give the same bytes, whatever the runner.
+The same images give the same bytes, whatever the runner. A collection that is there already is replaced with
+`--overwrite` only, when the new one is complete.
 """
 
 import json
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError, program
+from wsss.common.output_folder import claim
 from wsss.data.images import MAX_PIXELS
 
 _METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.jsonl", "summary.json")
@@ -68,6 +70,7 @@ class Options(cli.Options):
         kind=cli.unit_interval,
         metavar="X",
     )
+    overwrite: bool = cli.option(False, "replace the collection in --output, once the new one is complete")
 
     def check(self):
         given = [f"--{name}" for name in ("images", "voc", "coco", "tfds") if getattr(self, name)]
@@ -123,12 +126,14 @@ def prepare(options, beam_argv=()):
 
     pipeline = make_pipeline(beam_argv)  # a wrong flag shows before the work
     source, images = _open_source(options)
-    _clear(options)
+    folder = _claim_output(options, source)
+    folder.begin(clear=True)
+    output = folder.work
     if options.tfds:
-        plans = shards.plan_collection(source, options.output, options.name, options.max_pixels)
+        plans = shards.plan_collection(source, output, options.name, options.max_pixels)
         problems, notes = [], []
     else:
-        plans = shards.plan_items(source, options.output, options.name, options.shards, options.max_pixels)
+        plans = shards.plan_items(source, output, options.name, options.shards, options.max_pixels)
         problems, notes = source.problems, source.notes
     with progress.shown(images) as bar, progress.listen(bar.update):
         _ = pipeline | beam.Create(plans) | shards.WriteShards()
@@ -136,14 +141,15 @@ def prepare(options, beam_argv=()):
     results = shards.read_results(plans)
     problems = sorted({*problems, *(problem for result in results for problem in result.problems)})
     lines = (json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in problems)
-    io.write_text(io.join(options.output, "errors.jsonl"), "".join(lines))
+    io.write_text(io.join(output, "errors.jsonl"), "".join(lines))
     if not any(result.count for result in results):
-        io.remove_tree(shards.plans_folder(options.output))
-        raise UserError(f"No image can be used: see {io.join(options.output, 'errors.jsonl')}.")
+        io.remove_tree(shards.plans_folder(output))
+        raise UserError(f"No image can be used: see {io.join(output, 'errors.jsonl')}.")
     summary = _summarise(source, results, problems, notes)
-    io.write_json(io.join(options.output, "summary.json"), summary)
-    _write_metadata(options, source, results)
-    io.remove_tree(shards.plans_folder(options.output))
+    io.write_json(io.join(output, "summary.json"), summary)
+    _write_metadata(output, options.name, source, results)
+    io.remove_tree(shards.plans_folder(output))
+    folder.publish()
     _print_summary(options.output, summary)
     return 0 if summary["error_rate"] <= options.max_error_rate else 1
 
@@ -154,8 +160,6 @@ def _open_source(options):
         from wsss.data.dataset import open_collection
 
         collection = open_collection(options.tfds)
-        if collection.directory.rstrip("/") == options.output.rstrip("/"):
-            raise UserError("`--output` must be another folder than that of the data set.")
         return collection, sum(collection.split_sizes.values())
     from wsss.data.sources.coco import read_coco
     from wsss.data.sources.folder import read_folder
@@ -174,30 +178,21 @@ def _open_source(options):
     return source, len(source.items)
 
 
-def _clear(options):
-    """Takes away what an earlier run left, so that a half-made collection is never taken for a whole one.
-
-    Only a folder whose data set has our name is cleared; another data set is not ours to replace.
-    """
-    from wsss.pipeline.stages.collection import plans_folder
-
-    info = io.join(options.output, "dataset_info.json")
-    name = io.read_json(info).get("name") if io.exists(info) else options.name
-    if name != options.name:
-        raise UserError(
-            f"{options.output} holds the data set `{name}`. Choose another `--output`, or `--name {name}`."
-        )
-    io.remove_tree(plans_folder(options.output))
-    for path in _METADATA:
-        io.remove(io.join(options.output, path))
-    shards = io.join(io.escape(options.output), f"{options.name}-*.tfrecord-*-of-*")
-    for path in io.list_files(shards):
-        io.remove(path)
-    if not io.is_remote(options.output):
-        io.remove_unfinished(options.output)
+def _claim_output(options, source):
+    """The `OutputFolder`; a collection that is complete is kept unless `--overwrite` is given."""
+    inputs = (options.images, options.labels, options.masks, options.classes, options.voc, options.coco)
+    return claim(
+        options.output,
+        "collection",
+        owned=(*_METADATA, f"{options.name}-*.tfrecord-*-of-*", ".plan/*"),
+        inputs=(*inputs, source.directory if options.tfds else None),
+        overwrite=options.overwrite,
+        resumes=False,
+        complete=_METADATA[0],
+    )
 
 
-def _write_metadata(options, source, results):
+def _write_metadata(output, name, source, results):
     from wsss.data.dataset import write_metadata
 
     shard_lengths, split_bytes = {}, Counter()
@@ -210,8 +205,8 @@ def _write_metadata(options, source, results):
                 io.remove(result.path)
         del shard_lengths[split]
     write_metadata(
-        options.output,
-        name=options.name,
+        output,
+        name=name,
         class_names=source.class_names,
         shard_lengths=shard_lengths,
         split_bytes=split_bytes,

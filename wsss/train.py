@@ -22,28 +22,27 @@ def main(argv=None):
         0; 1 where the loss was not finite and the last good weights were kept; 130 after an interrupt.
     """
     options = parse_options(argv)
-    run = open_run(options)
+    collection = open_collection(options.data) if options.data else None
+    if collection:
+        collection.shard_paths(options.split)  # a missing split is reported before TensorFlow starts
+    run = open_run(options, collection)
     if not options.overwrite and run.is_finished():
         print(f"{run.path} is finished already; --overwrite trains it anew.")
         return 0
     try:
-        failure = _train(options, run)
+        failure = _train(options, run, collection)
     except KeyboardInterrupt:
         print(f"Interrupted; the same command goes on with {run.path}.", file=sys.stderr)
         return 130
     if failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1
-    print(f"Trained: {run.model}")
+    print(f"Trained: {io.join(run.path, 'model.keras')}")
     return 0
 
 
-def _train(options, run):
+def _train(options, run, collection):
     """Why the run was stopped early, or None."""
-    collection = None
-    if options.data:
-        collection = open_collection(options.data)
-        collection.shard_paths(options.split)  # a split that is not there is told here
     import_tensorflow(onednn=True)
     from wsss.training.building import set_numerics
     from wsss.training.loop import train
@@ -61,6 +60,7 @@ def _draw_collection(run):
         return open_collection(directory)
     from wsss.data.synthetic import write_synthetic_collection
 
+    run.begin()
     print(f"No --data: drawing a small collection into {directory}.")
     return write_synthetic_collection(directory)
 

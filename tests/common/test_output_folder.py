@@ -50,7 +50,7 @@ def test_an_empty_or_absent_folder_is_claimed_without_a_trace(tmp_path, made):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_with_foreign_files_is_refused(tmp_path, overwrite):
     write(tmp_path, "masks/mine.png")
-    with pytest.raises(UserError, match="holds files that wsss did not write, such as masks"):
+    with pytest.raises(UserError, match="holds files such as masks, which wsss did not write"):
         claim(tmp_path, "pseudo_labels", owned=OWNED, overwrite=overwrite)
     assert content(tmp_path) == {"masks/mine.png": "old"}
 

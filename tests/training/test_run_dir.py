@@ -6,6 +6,8 @@ import pytest
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.data.dataset import open_collection
+from wsss.data.synthetic import write_synthetic_collection
 from wsss.training.options import TrainingOptions
 from wsss.training.run_dir import open_run
 
@@ -16,11 +18,10 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def leave_a_run(options, status=None):
+def leave_a_run(options, status=None, collection=None):
     """What a run of these options leaves behind: unfinished without a status."""
-    run = open_run(options)
-    recorded = dataclasses.asdict(options)
-    io.write_json(run.config, {"options": recorded})
+    run = open_run(options, collection)
+    io.write_json(run.config, {"program": "wsss.train", "options": dataclasses.asdict(options), **run.data})
     if status:
         io.write_json(run.result, {"status": status})
     return run
@@ -58,3 +59,48 @@ def test_a_stopped_run_is_not_finished(tmp_path):
     options = TrainingOptions(output=str(tmp_path / "run"))
     assert not leave_a_run(options, "stopped").is_finished()
     assert leave_a_run(options, "finished").is_finished()
+
+
+def drawn(folder, **arguments):
+    return write_synthetic_collection(str(folder), images=6, size=32, **arguments)
+
+
+@pytest.mark.parametrize("status", [None, "finished"])
+def test_a_run_is_not_resumed_over_other_data(tmp_path, status):
+    collection = drawn(tmp_path / "data", classes=2)
+    options = TrainingOptions(data=collection.directory, output=str(tmp_path / "run"))
+    run = leave_a_run(options, status, collection)
+    assert open_run(options, collection) == run
+    changed = drawn(tmp_path / "data", classes=2, seed=1)  # as many images, other ones
+    with pytest.raises(UserError, match="on other data"):
+        open_run(options, changed)
+    names = tmp_path / "data" / "labels.labels.txt"
+    names.write_text("\n".join(reversed(collection.class_names)))
+    with pytest.raises(UserError, match="other classes"):
+        open_run(options, open_collection(collection.directory))
+    replaced = open_run(dataclasses.replace(options, overwrite=True), changed)
+    assert replaced.path == run.path
+    assert not io.exists(replaced.config)  # it is not trained on the old run's state …
+    assert io.exists(run.config)  # … which stays until the new one is complete
+
+
+def test_a_numbered_run_on_other_data_is_another_run(runs, tmp_path):
+    collection = drawn(tmp_path / "data", seed=0)
+    options = TrainingOptions(data=collection.directory)
+    run = leave_a_run(options, None, collection)
+    assert open_run(options, collection) == run
+    assert open_run(options, drawn(tmp_path / "data", seed=1)).path == "runs/seam-2"
+
+
+def test_a_missing_shard_is_one_line(tmp_path):
+    collection = drawn(tmp_path / "data")
+    io.remove(collection.shard_paths("train")[0])
+    with pytest.raises(UserError, match="is missing"):
+        open_run(TrainingOptions(data=collection.directory, output=str(tmp_path / "run")), collection)
+
+
+def test_files_of_others_are_not_overwritten(tmp_path):
+    io.write_text(tmp_path / "run" / "model.keras", "mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="did not write"):
+            open_run(TrainingOptions(output=str(tmp_path / "run"), overwrite=overwrite))

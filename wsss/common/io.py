@@ -180,6 +180,19 @@ def read_json(path):
         raise UserError(f"{path} must hold JSON. Write it anew or remove it. Received: {error}.") from error
 
 
+def read_object(path):
+    """The dict in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object. Write it anew or remove it.")
+    return value
+
+
 def write_bytes(path, data):
     """Writes a file atomically; missing local folders are made."""
     with open_write(path) as stream:

@@ -168,9 +168,9 @@ def claim(
     if marker is None:
         foreign = _foreign_file(path)
         if foreign:
-            raise UserError(
-                f"{path} holds files that wsss did not write, such as {foreign}. Name a new or empty folder."
-            )
+            name = _json_object(path, "dataset_info.json").get("name")
+            found = f"the data set `{name}`" if name else f"files such as {foreign}"
+            raise UserError(f"{path} holds {found}, which wsss did not write. Name a new or empty folder.")
         return OutputFolder(path, kind, owned, replaces=False)
     if marker.kind != kind:
         raise UserError(f"{path} holds {KINDS[marker.kind]}, not {KINDS[kind]}. Name another folder.")
@@ -340,7 +340,8 @@ def _old_collection(folder):
 
 
 def _old_run(folder):
-    if _json_object(folder, "config.json").get("program") != "wsss.train":
+    config = _json_object(folder, "config.json")
+    if config.get("program") != "wsss.train" and not {"backbone", "model"} <= set(config.get("options", ())):
         return None
     return ("result.json", "config.json", "model.keras", "history.csv", "checkpoint/*", "tensorboard/*")
 

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from wsss.common import io
+from wsss.common import fingerprint, io
 from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data import images
@@ -107,6 +107,19 @@ class Collection:
             io.join(self.directory, shard_name(self.name, split, shard, len(self.shard_lengths[split])))
             for shard in range(len(self.shard_lengths[split]))
         ]
+
+    def fingerprint(self, *splits) -> str:
+        """One fingerprint of the class names and of the content of the shards of some splits.
+
+        Raises:
+            UserError: a shard is missing.
+        """
+        paths = [path for split in splits for path in self.shard_paths(split)]
+        try:
+            contents = fingerprint.of_files(paths)
+        except FileNotFoundError as error:
+            raise UserError(f"A shard of {self.directory} is missing: {error.filename or error}.") from error
+        return fingerprint.combine((*self.class_names, *splits, *contents))
 
     def parse(self, serialized, fallback_id=None):
         """The `Record` in a serialised example of this collection; see `parse_example`."""

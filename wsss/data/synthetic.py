@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.common import io
+from wsss.common.output_folder import claim
 from wsss.data.dataset import Record, format_example, shard_name, write_metadata
 from wsss.data.images import encode_mask
 from wsss.data.tfrecord import write_records
@@ -35,6 +36,9 @@ def write_synthetic_collection(directory, *, images=240, size=112, classes=4, se
 
     Returns:
         The `Collection`.
+
+    Raises:
+        UserError: the folder holds files of others.
     """
     for name, value, low, high in (
         ("images", images, 2, 10**6),
@@ -43,6 +47,8 @@ def write_synthetic_collection(directory, *, images=240, size=112, classes=4, se
     ):
         if not low <= value <= high:
             raise ValueError(f"`{name}` must lie in [{low}, {high}]. Received: {value}.")
+    metadata = ("dataset_info.json", "features.json", "labels.labels.txt")
+    claim(directory, "collection", owned=(*metadata, f"{NAME}-*.tfrecord-*-of-*")).begin()
     numbers = {
         "train": [n for n in range(images) if n % 5 != 4],
         "val": [n for n in range(images) if n % 5 == 4],

@@ -33,7 +33,7 @@ def train(options, run, strategy, collection):
     """
     building.check_data(options, strategy, collection)
     # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
-    resumed = not options.overwrite and io.exists(run.checkpoint)
+    resumed = io.exists(run.checkpoint)
     progress = read_progress(run.checkpoint) if resumed else Progress()
     baseline = None if options.learns_pairs else constant_scores(collection, options.split)
     while True:
@@ -83,6 +83,8 @@ class _Attempt:
 
     def _begin(self, resumed):
         """Restores the saved state, or clears the run directory for a new one."""
+        if self._chief:
+            self.run.begin()
         if resumed:
             self.keeper.restore()
             self.keeper.progress = self.keeper.progress._replace(restarts=self.progress.restarts)
@@ -92,7 +94,7 @@ class _Attempt:
         if self._chief:
             self.run.clear()
             content = describe(self.options, self._collection, self._model, self._strategy)
-            io.write_json(self.run.config, content)
+            io.write_json(self.run.config, {**content, **self.run.data})
         self.keeper.progress = self.progress
         self.keeper.save()
 
@@ -125,6 +127,8 @@ class _Attempt:
             print(f"warning: The network has not learned: {problem}. {_REMEDY}", file=sys.stderr)
         if self._chief:
             save(self.run, self._model, self.keeper, self.monitor, failure)
+            if not failure:
+                self.run.publish()
         return failure
 
 

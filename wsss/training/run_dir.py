@@ -11,77 +11,111 @@ checkpoint/     the whole state, to go on after a kill
 import dataclasses
 import platform
 import re
+from collections.abc import Mapping
 from importlib import metadata
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.common.output_folder import OutputFolder, claim
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
+_OWNED = ("result.json", "config.json", "model.keras", "history.csv", "checkpoint/*", "tensorboard/*")
 _NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence")
 _BEFORE = {"clip_norm": 0.0}  # how runs were trained whose config.json lacks the option: by 0.1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Paths within a run directory."""
+    """Paths within a run directory.
+
+    Attributes:
+        path: where the run is in the end.
+        folder: where it is written until it is complete, or None for a run that is only read.
+        data: what identifies the data, for `config.json`: class names and a fingerprint of the shards.
+    """
 
     path: str
+    folder: OutputFolder | None = dataclasses.field(default=None, compare=False)
+    data: Mapping = dataclasses.field(default_factory=dict, compare=False)
+
+    @property
+    def work(self):
+        return self.folder.work if self.folder else self.path
 
     @property
     def model(self):
-        return io.join(self.path, "model.keras")
+        return io.join(self.work, "model.keras")
 
     @property
     def config(self):
-        return io.join(self.path, "config.json")
+        return io.join(self.work, "config.json")
 
     @property
     def history(self):
-        return io.join(self.path, "history.csv")
+        return io.join(self.work, "history.csv")
 
     @property
     def result(self):
-        return io.join(self.path, "result.json")
+        return io.join(self.work, "result.json")
 
     @property
     def tensorboard(self):
-        return io.join(self.path, "tensorboard")
+        return io.join(self.work, "tensorboard")
 
     @property
     def checkpoint(self):
-        return io.join(self.path, "checkpoint", "state.npz")
+        return io.join(self.work, "checkpoint", "state.npz")
 
     def is_finished(self):
         """Whether the run ended as it should."""
-        return io.exists(self.result) and io.read_json(self.result).get("status") == "finished"
+        return io.exists(self.result) and io.read_object(self.result).get("status") == "finished"
+
+    def begin(self):
+        """Marks the folder as that of a run."""
+        self.folder.begin()
 
     def clear(self):
         """Removes what a former run left, so that nothing of it is mistaken for the new one's."""
-        events = io.list_files(io.join(io.escape(self.tensorboard), "*"))
-        for path in (self.result, self.checkpoint, self.model, self.history, self.config, *events):
-            io.remove(path)
+        self.folder.clear()
+
+    def publish(self):
+        """Puts a finished run in the place of the one that it replaces."""
+        self.folder.publish()
 
 
-def open_run(options):
-    """The run directory of a command, new or to be gone on with.
+def open_run(options, collection=None):
+    """The run directory of a command, new or to be resumed.
 
     With `--output` it is that folder. Otherwise it is the newest unfinished `runs/MODEL-NUMBER` of the same
-    options, or the next number.
+    options and data, or the next number.
+
+    Args:
+        options: `TrainingOptions`.
+        collection: the `Collection` to train on, or None for the built-in one.
 
     Raises:
-        UserError: the folder holds a run of other options.
+        UserError: the folder holds files of others, or a run of other options or on other data.
     """
+    data = _data(options, collection)
     if not options.output:
-        return _numbered_run(options)
-    run = RunDirectory(options.output)
-    if not options.overwrite and io.exists(run.config):
-        difference = _difference(io.read_json(run.config), options)
-        if difference:
+        return _numbered_run(options, data)
+    folder = claim(
+        options.output,
+        "run",
+        owned=_OWNED,
+        inputs=(options.data, collection and collection.directory, options.backbone_weights),
+        overwrite=options.overwrite,
+    )
+    run = RunDirectory(options.output, folder, data)
+    if io.exists(run.config):
+        difference = _difference(io.read_object(run.config), options, data)
+        if difference and not folder.replaces:
             raise UserError(
-                f"{run.path} holds a run of other options ({difference}). "
-                "Name another --output, or pass --overwrite."
+                f"{run.path} holds a run {difference}. Name another --output, or pass --overwrite."
             )
+        if difference:  # left by another command with --overwrite that did not finish
+            run.clear()
     return run
 
 
@@ -103,7 +137,17 @@ def describe(options, collection, model, strategy):
     }
 
 
-def _numbered_run(options):
+def _data(options, collection):
+    """What tells the data of a run from others: class names, and the content of its shards."""
+    if collection is None:
+        return {}
+    splits = [options.split]
+    if options.val_split != options.split and options.val_split in collection.shard_lengths:
+        splits.append(options.val_split)
+    return {"class_names": list(collection.class_names), "data_fingerprint": collection.fingerprint(*splits)}
+
+
+def _numbered_run(options, data):
     name = re.compile(rf"{options.model}-(\d+)")
     found = {}
     for path in io.list_files(io.join(RUNS, "*", "config.json")):
@@ -111,18 +155,25 @@ def _numbered_run(options):
         if name.fullmatch(folder):
             found[int(name.fullmatch(folder)[1])] = RunDirectory(io.join(RUNS, folder))
     for _, run in sorted(found.items(), reverse=True):
-        same = not _difference(io.read_json(run.config), options)
+        same = not _difference(io.read_object(run.config), options, data)
         if not options.overwrite and same and not run.is_finished():
-            return run
-    return RunDirectory(io.join(RUNS, f"{options.model}-{max(found, default=0) + 1}"))
+            return RunDirectory(run.path, claim(run.path, "run", owned=_OWNED), data)
+    path = io.join(RUNS, f"{options.model}-{max(found, default=0) + 1}")
+    return RunDirectory(path, claim(path, "run", owned=_OWNED), data)
 
 
-def _difference(config, options):
-    """The first option in which a recorded run differs from this one, in words; empty where none does."""
+def _difference(config, options, data):
+    """In what a recorded run differs from this one, in words; empty where it does not."""
+    for name, here in data.items():
+        there = config.get(name, here)  # version 0.1.0 recorded no fingerprint
+        if there != here and name == "class_names":
+            return f"of other classes ({', '.join(map(str, there))} there, {', '.join(here)} here)"
+        if there != here:
+            return f"on other data: what is at {options.data} has changed since"
     recorded, wanted = _BEFORE | config.get("options", {}), _plain(options)
     for name in wanted:
         if name not in _NOT_COMPARED and recorded.get(name) != wanted[name]:
-            return f"--{name} {recorded.get(name)} there, {wanted[name]} here"
+            return f"of other options (--{name} {recorded.get(name)} there, {wanted[name]} here)"
     return ""
 
 
