@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "ops": {"common"},
     "layers": {"ops"},
     "backbones": {"common", "layers", "ops"},
-    "models": {"backbones", "common", "layers", "ops"},
+    "models": {"backbones", "common", "layers", "ops", "optimizers"},  # which a saved model names
     "weights": {"backbones", "common", "layers", "models"},
     "optimizers": {"common"},
     "metrics": {"common"},
