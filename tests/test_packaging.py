@@ -1,0 +1,91 @@
+"""What is installed: the source distribution as Beam builds it for `--setup_file`, and its metadata."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Name in `install_requires` -> names that it is imported by, where these differ.
+IMPORTED_AS = {
+    "apache-beam": {"apache_beam"},
+    "tensorflow-datasets": {"tensorflow_datasets"},
+    "google-cloud-storage": {"google.cloud"},
+    "google-crc32c": {"google_crc32c"},
+    "protobuf": {"google.protobuf"},
+    "pillow": {"PIL"},
+}
+
+
+def run(*arguments, **options):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Folder in which the source distribution is installed, without what it requires."""
+    pytest.importorskip("setuptools", reason="builds a source distribution")
+    folder = tmp_path_factory.mktemp("package")
+    source, dist, target = (folder / name for name in ("source", "dist", "target"))
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "wsss"):  # egg-info stays out of ours
+        (source / name).symlink_to(ROOT / name)
+    run("setup.py", "-q", "sdist", "--dist-dir", str(dist), cwd=source)
+    (archive,) = dist.glob("*.tar.gz")
+    pip = ("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index")
+    run(*pip, "--target", str(target), str(archive))
+    return target
+
+
+@pytest.mark.slow
+def test_the_distribution_that_beam_builds_holds_the_program_and_no_other_top_level_package(installed):
+    packages = {path.parent.name for path in installed.glob("*/__init__.py")}
+    assert packages == {"wsss"}
+    assert (installed / "wsss" / "py.typed").exists()
+    assert list(installed.glob("*.dist-info/**/LICENSE"))
+    code = "import wsss.pseudo_labels; print(wsss.pseudo_labels.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    assert run("-c", code, cwd=installed, env=environment).startswith(str(installed))
+
+
+@pytest.mark.slow
+def test_the_distribution_tells_the_version_and_the_console_program(installed):
+    import wsss
+
+    (metadata,) = installed.glob("wsss-*.dist-info")
+    assert f"\nVersion: {wsss.__version__}\n" in (metadata / "METADATA").read_text()
+    assert "wsss = wsss.__main__:main" in (metadata / "entry_points.txt").read_text()
+
+
+def test_everything_that_is_imported_is_declared():
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    (lines,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(setup)
+        if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    )
+    declared = {re.match(r"[\w-]+", line)[0] for line in lines}
+    allowed = set().union(*(IMPORTED_AS.get(name, {name}) for name in declared)) | {"wsss"}
+    assert {
+        f"{path.name} imports {name}"
+        for path in (ROOT / "wsss").rglob("*.py")
+        for name in imported_packages(path)
+        if name not in allowed | sys.stdlib_module_names
+    } == set()
+
+
+def imported_packages(path):
+    """Top-level packages that a file imports; of Google's, the second level too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        for name in names:
+            parts = name.split(".")
+            yield ".".join(parts[:2]) if parts[0] == "google" else parts[0]
