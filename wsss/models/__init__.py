@@ -1,8 +1,9 @@
 """Networks and the models that are trained; once this is imported, their `.keras` files load."""
 
-# The first two lines register the layers and optimizers that a saved file may name.
+# The first lines register the layers and optimizers that a saved file may name.
 from wsss import optimizers  # noqa: F401
-from wsss.backbones import dilation, resnet, resnet38  # noqa: F401
+from wsss.backbones import dilation  # noqa: F401
+from wsss.layers import conv, correlation, heads, nonlocal_block, resize  # noqa: F401
 from wsss.models.affinity_net import AffinityNet
 from wsss.models.cam_classifier import Classifier
 from wsss.models.irn import IRNet
