@@ -1,6 +1,7 @@
 """What 0.1.0 wrote opens today and gives the recorded outputs; `0.1.0/README.md` says how it was written."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -66,6 +67,15 @@ def assert_recorded(name, outputs, images=IMAGES):
     assert not recorded
 
 
+def train(*flags):
+    """Runs an old command, with the options that are new since at what 0.1.0 did; the exit code."""
+    from wsss.train import main
+    from wsss.training.run_dir import _BEFORE
+
+    as_before = [text for name, value in _BEFORE.items() for text in (f"--{name}", str(value))]
+    return main([*TRAIN, *as_before, *flags])
+
+
 def registered_names(config):
     """Names `wsss>…` anywhere in the configuration of a `.keras` file."""
     if isinstance(config, dict):
@@ -125,20 +135,24 @@ def test_a_compiled_model_trains_on(name):
 
 @pytest.mark.backends("tensorflow", reason="wsss.train")
 def test_a_finished_run_is_known_as_finished(old, capsys):
+    before = (old / "run" / "model.keras").read_bytes()
+    assert train("--epochs", "1", "--momentum", "0", "--output", "run") == 0
+    assert "finished" in capsys.readouterr().out
+    assert (old / "run" / "model.keras").read_bytes() == before
+
+
+def test_an_old_run_says_which_new_default_differs(old, capsys):
     from wsss.train import main
 
-    before = (old / "run" / "model.keras").read_bytes()
-    assert main([*TRAIN, "--epochs", "1", "--momentum", "0", "--output", "run"]) == 0
-    assert "finished already" in capsys.readouterr().out
-    assert (old / "run" / "model.keras").read_bytes() == before
+    assert main([*TRAIN, "--epochs", "1", "--momentum", "0", "--output", "run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--clip_norm 0.0 there, 1.0 here" in line
 
 
 @pytest.mark.backends("tensorflow", reason="wsss.train")
 def test_a_stopped_run_goes_on(old, capsys):
-    from wsss.train import main
-
-    assert main([*TRAIN, "--epochs", "3", "--output", "stopped_run"]) == 0
-    assert "Going on with" in capsys.readouterr().out
+    assert train("--epochs", "3", "--output", "stopped_run") == 0
+    assert re.search(r"epoch (\d)/3", capsys.readouterr().out)[1] == "2"
     assert len((old / "stopped_run" / "history.csv").read_text().splitlines()) == 4
     assert keras.models.load_model("stopped_run/model.keras").predict(IMAGES, verbose=0).shape == (2, 2)
 
@@ -161,7 +175,7 @@ def test_a_finished_folder_of_labels_is_done_already(folder, flags, old, capsys)
 
     before = {path: path.read_bytes() for path in old.glob(f"{folder}/manifests/*")}
     assert main([*LABEL, "--output", folder, *flags]) == 0
-    assert "2 of 2 shards are done already" in capsys.readouterr().out
+    assert "2 of 2 shards" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in old.glob(f"{folder}/manifests/*")} == before
 
 
@@ -172,7 +186,7 @@ def test_an_unfinished_folder_of_labels_is_completed_with_the_same_masks(old, ca
     for path in (*before, old / "labels" / "manifests" / "train-00000-of-00002.json"):
         path.unlink()
     assert main([*LABEL, "--previews", "1", "--output", "labels"]) == 0
-    assert "1 of 2 shards are done already" in capsys.readouterr().out
+    assert "1 of 2 shards" in capsys.readouterr().out
     again = {path: path.read_bytes() for path in old.glob("labels/masks/*.png")}
     assert len(again) == 4, "the masks of the shard that had no manifest"
     assert again.items() <= before.items()
