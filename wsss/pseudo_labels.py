@@ -8,17 +8,22 @@ The output folder:
     scores/ID.npz      with --save_scores: float16 scores of the classes present
     previews/ID.png    a few pictures to look at, gathered in report.html
     options.json       what the labels were made with; other options need another folder, or --overwrite
-    manifests/         one file for each shard that is done; a second run skips these shards
-    errors.jsonl       one line for each image that failed: id, stage, reason
+    manifests/         one file for each finished shard: its content's fingerprint, its images, counts
+    errors.jsonl       one line for each image that failed: id, stage, reason, whether another run may succeed
     summary.json       counts, pixels of each class, hash of the model, every option
     metrics.json       where true masks are known: mIoU, IoU of each class, all thresholds
     report.html        all of it on one page
+
+A second run skips finished shards. Shards whose images or tags changed since, or some of whose images failed
+for a passing reason, are labelled again; masks of images that are gone are removed.
 """
 
+import sys
+from collections.abc import Sequence
+
+from wsss.common import io
 from wsss.common.errors import program
-from wsss.pipeline.job import make_pseudo_labels
-from wsss.pipeline.options import Options, make_parser, resolve
-from wsss.pipeline.trained_run import open_run
+from wsss.pipeline.options import Options, make_parser
 
 
 @program
@@ -30,20 +35,34 @@ def main(argv=None):
     return label(Options(**vars(namespace)), beam_argv)
 
 
-def label(options, beam_argv=()):
-    """Makes pseudo labels; returns the exit code, 130 after an interrupt.
+def label(options: Options, beam_argv: Sequence[str] = ()) -> int:
+    """Makes pseudo labels and prints the result; returns the exit code, 130 after an interrupt.
 
     Args:
         options: `Options`.
         beam_argv: Beam's flags.
     """
-    run = open_run(options.model)
-    options = resolve(options, run)
+    from wsss.pipeline.job import make_pseudo_labels
+
     try:
-        return make_pseudo_labels(options, run, beam_argv)
+        result = make_pseudo_labels(options, beam_argv, announce=print)
     except KeyboardInterrupt:
-        print(f"Interrupted; finished shards in {options.output} are kept, the same command resumes.")
+        print("Interrupted; finished shards are kept, the same command resumes.")
         return 130
+    for warning in result.warnings:
+        print("warning:", warning)
+    print(result.line, "→", result.output)
+    if result.failed:
+        print(f"Why images failed stands in {io.join(result.output, 'errors.jsonl')}.")
+    total = result.labelled + result.failed
+    if total and result.failed / total > options.max_error_rate:
+        print(
+            f"error: {result.failed} of {total} images failed, more than --max_error_rate "
+            f"{options.max_error_rate:g} allows; see errors.jsonl.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def evaluate(
             true_mask = truth.by_id[image_id]()
             predicted = predictions.by_id[image_id]() if image_id in predictions.by_id else None
             if sweep is not None:
-                sweep.update(*(predicted or (np.zeros((0, *true_mask.shape), np.float32), ())), true_mask)
+                scores, class_ids = predicted or (np.zeros((0, *true_mask.shape), np.float32), ())
+                sweep.update(scores, class_ids, true_mask)
             else:
                 predicted = np.full_like(true_mask, IGNORE) if predicted is None else predicted
                 confusion += confusion_matrix(true_mask, predicted, classes)
@@ -169,18 +170,17 @@ def summarize(
         ignored_prediction: what predicted 255 counts as: `wrong`, `skip` or `background`.
         absent: how a class counts that is on neither side: `zero` or `skip`.
     """
-    metrics = {
+    metrics: dict[str, Any] = {
         "images": {"compared": evaluation.compared, "missing": len(evaluation.missing)},
         "missing": list(evaluation.missing),
         "ignored_prediction_counts_as": ignored_prediction,
         "absent_class_counts_as": absent,
     }
-    if evaluation.sweep is None:
-        confusion = evaluation.confusion
+    sweep, confusion = evaluation.sweep, evaluation.confusion
+    if confusion is not None:
         counts, predicted = counts_of(confusion, ignored_prediction), confusion[:, :-1].sum()
         metrics["predicted_fraction_of_pixels"] = float(predicted / max(1, confusion.sum()))
-    else:
-        sweep = evaluation.sweep
+    elif sweep is not None:
         all_counts, (best, best_miou) = sweep.counts(), sweep.best(absent)
         used = best if background_threshold is None else background_threshold
         counts = Counts(*(part[int(np.argmin(np.abs(sweep.thresholds - used)))] for part in all_counts))

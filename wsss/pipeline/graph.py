@@ -1,92 +1,97 @@
-"""The whole graph: shards of images to pseudo labels on disk, a manifest a shard."""
+"""The graph of the pipeline: shards of images to pseudo labels on disk, and a manifest a shard."""
+
+from dataclasses import dataclass
 
 import apache_beam as beam
 
-from wsss.common import io
-from wsss.pipeline.dead_letter import FAILURES, with_dead_letter
-from wsss.pipeline.stages.predict import PredictCAM
-from wsss.pipeline.stages.read import ReadBatches
-from wsss.pipeline.stages.score import AddTallies, Tally, tally_image
+from wsss.pipeline.dead_letter import FAILURES, count_failure, with_dead_letter
+from wsss.pipeline.output import Layout
+from wsss.pipeline.stages.manifest import WriteManifests
+from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
+from wsss.pipeline.stages.refine import RefinementSettings, refinement_stages
+from wsss.pipeline.stages.score import Tally, tally_image
 from wsss.pipeline.stages.write import WriteImages, WriteRecords
 
 
-class LabelShards(beam.PTransform):
-    """`InputShard`s to pseudo labels on disk; gives the names of the shards that are done.
+@dataclass(frozen=True)
+class WriteSettings:
+    """What is written, and where.
 
-    Args:
-        collection: the `Collection` that is read, or None for a folder of images.
+    Attributes:
         layout: the `Layout` of the output.
-        handler: a `CamModelHandler`.
-        image_labels, label_threshold: see `PredictCAM`.
-        stages: PTransforms from `ImageCams` to `ScoredImage`s with a mask, in order; each gives `results` and
-            `failures`.
         classes: number of classes with the background.
         record_files: dict of shard to file name, for TFRecord output; None writes PNGs.
-        save_scores: whether scores are written.
-        batch_size: images in a batch, at most.
-        reshuffle: whether accelerator and CPU work apart, with a shuffle of image_cams between.
+        scores: whether class scores are written.
+    """
+
+    layout: Layout
+    classes: int
+    record_files: dict[str, str] | None = None
+    scores: bool = False
+
+
+class LabelShards(beam.PTransform):
+    """Pseudo labels of `InputShard`s, written to disk; gives the names of the shards that are finished.
+
+    Beam binds a transform to the pipeline that it is first applied in: each pipeline takes one of its own.
+
+    Args:
+        cams: how CAMs are computed.
+        refinement: how they become masks.
+        writing: what is written, and where.
+        reshuffle: whether inference and CRF run on different workers, with a shuffle of the CAMs between.
     """
 
     def __init__(
         self,
-        collection,
-        layout,
-        handler,
+        cams: CamSettings,
+        refinement: RefinementSettings,
+        writing: WriteSettings,
         *,
-        image_labels,
-        label_threshold,
-        stages,
-        classes,
-        record_files,
-        save_scores,
-        batch_size,
-        reshuffle,
+        reshuffle: bool = False,
     ):
         super().__init__()
-        self._read = ReadBatches(collection, batch_size)
-        self._predict = PredictCAM(handler, image_labels, label_threshold)
-        self._stages = tuple(stages)
-        self._write = WriteImages(layout, masks=record_files is None, scores=save_scores)
-        self._write_records = None if record_files is None else WriteRecords(layout, record_files)
-        self._layout, self._classes, self._reshuffle = layout, classes, reshuffle
+        self._cams, self._refinement, self._writing = cams, refinement, writing
+        self._reshuffle = reshuffle
 
     def expand(self, shards):
-        read = shards | self._read
-        predicted = read.batches | self._predict
-        failures = [read[FAILURES], predicted[FAILURES]]
-        elements = predicted.image_cams
+        writing = self._writing
+        cams = shards | ComputeCAMs(self._cams)
+        elements, failures = cams["image_cams"], [cams[FAILURES]]
         if self._reshuffle:
             elements |= beam.Reshuffle()
-        for stage in self._stages:
+        for stage in refinement_stages(self._refinement):
             outputs = elements | stage
             elements = outputs.results
             failures.append(outputs[FAILURES])
-        counted = elements | "CountPixels" >> with_dead_letter("score", _count, self._classes)
+        counted = elements | "CountPixels" >> with_dead_letter("score", _count, writing.classes)
         failures.append(counted[FAILURES])
-        written = counted.results | self._write
+        as_images = writing.record_files is None
+        written = counted.results | WriteImages(writing.layout, masks=as_images, scores=writing.scores)
 
-        tallies = (
-            shards | "OpenTally" >> beam.Map(lambda shard: (shard.name, Tally())),
-            failures | beam.Flatten() | "TallyFailure" >> beam.Map(lambda f: (f.shard, Tally(failures=(f,)))),
-            written | "TallyImage" >> beam.Map(lambda pair: (pair[0].input.shard, pair[1])),
-        )
-        parts = {
-            "source": shards | "KeySource" >> beam.Map(lambda shard: (shard.name, shard.source)),
-            "tally": tallies | "AllTallies" >> beam.Flatten() | beam.CombinePerKey(AddTallies()),
+        inputs = {
+            "shards": shards,
+            "tallies": (
+                failures | beam.Flatten() | "TallyFailures" >> beam.Map(_tally_failure),
+                written | "TallyImages" >> beam.Map(lambda pair: (pair[0].input.shard, pair[1])),
+            )
+            | "AllTallies" >> beam.Flatten(),
+            "image_ids": written | "ImageIds" >> beam.Map(_key_image_id),
         }
-        if self._write_records is not None:
-            parts["records"] = (shards, written) | self._write_records
-        done = parts | beam.CoGroupByKey()
-        return done | "WriteManifest" >> beam.Map(_write_manifest, self._layout)
+        if not as_images:
+            inputs["records"] = (shards, written) | WriteRecords(writing.layout, writing.record_files)
+        return inputs | WriteManifests(writing.layout)
 
 
 def _count(scored, classes):
     return scored, tally_image(scored, classes)
 
 
-def _write_manifest(shard_and_parts, layout):
-    shard, parts = shard_and_parts
-    manifest = {"shard": shard, **{key: values[0] for key, values in parts.items()}}
-    manifest["tally"] = parts["tally"][0].state()
-    io.write_json(layout.manifest(shard), manifest)
-    return shard
+def _tally_failure(failure):
+    count_failure(failure)
+    return failure.shard, Tally(failures=(failure,))
+
+
+def _key_image_id(scored_and_tally):
+    image = scored_and_tally[0].input
+    return image.shard, image.record.image_id

@@ -1,31 +1,33 @@
-"""The folder of pseudo labels: what lies where, how an id becomes a file name, how scores are stored."""
+"""The output folder: what lies where, how an id becomes a file name, what the labels were made with."""
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 
 from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.common.output_folder import OutputFolder, claim
+from wsss.pipeline.schema import Fields
 
 _SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f\ud800-\udfff]')
 _OUTPUT_SUFFIX = re.compile(r"\.(png|npz)$", re.IGNORECASE)
 _LONGEST_PART, _LONGEST_NAME, _HASHED = 200, 800, "%~"  # bytes; file systems allow 255 and 4096, gs:// 1024
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
-TOP_FILES = (
-    "options.json",
-    "threshold.json",
-    "errors.jsonl",
-    "summary.json",
-    "metrics.json",
-    "report.html",
-    "dataset_info.json",
-    "features.json",
+RESULTS = ("errors.jsonl", "summary.json", "metrics.json", "report.html", "dataset_info.json")
+# Files of the output folder that are ours, those that mark it as complete first.
+OWNED = (
+    f"{MANIFESTS}/*.json",
+    *("options.json", "threshold.json", "retired.json", *RESULTS, "features.json", "*.labels.txt"),
+    *("*.tfrecord-*-of-*", f"{MASKS}/**/*.png", f"{SCORES}/**/*.npz", f"{PREVIEWS}/**/*.png"),
 )
 
 
@@ -39,51 +41,122 @@ class Layout:
 
     root: str
 
-    def mask(self, image_id):
+    def mask(self, image_id: str) -> str:
         """Palette PNG: 0 background, 1..K class."""
         return io.join(self.root, MASKS, f"{file_name(image_id)}.png")
 
-    def scores(self, image_id):
+    def scores(self, image_id: str) -> str:
         """`.npz` of `scores`, float16 `(classes, height, width)`, and `keys`, their 0-based class ids."""
         return io.join(self.root, SCORES, f"{file_name(image_id)}.npz")
 
-    def preview(self, image_id):
+    def preview(self, image_id: str) -> str:
         """PNG: image, strongest score, mask and, where known, truth, side by side."""
         return io.join(self.root, PREVIEWS, f"{file_name(image_id)}.png")
 
-    def manifest(self, shard):
-        """What came of a shard; once it is there, the shard is done."""
+    def manifest(self, shard: str) -> str:
+        """The manifest of a shard; once it is there, the shard is finished."""
         return io.join(self.root, MANIFESTS, f"{shard}.json")
 
-    def path(self, name):
+    def path(self, name: str) -> str:
         """A file at the top."""
         return io.join(self.root, name)
 
-    def read_manifests(self):
-        """Dict of shard to its manifest, for all shards that are done."""
-        paths = self._list(MANIFESTS, "*.json")
-        with ThreadPoolExecutor(16) as pool:  # remote files take their time, not ours
-            manifests = list(pool.map(io.read_json, paths))
-        return {manifest["shard"]: manifest for manifest in manifests}
+    def manifest_paths(self) -> list[str]:
+        """The manifests of all finished shards."""
+        return io.list_files(io.join(io.escape(self.root), MANIFESTS, "*.json"))
 
-    def clear(self):
-        """Removes what a former run wrote, the manifests first, and nothing else."""
-        for pattern in (
-            (MANIFESTS, "*.json"),
-            *((name,) for name in (*TOP_FILES, "*.tfrecord-*-of-*", "*.labels.txt")),
-            *((folder, "**") for folder in (MASKS, SCORES, PREVIEWS)),
-        ):
-            for path in self._list(*pattern):
-                io.remove(path)
-
-    def remove_unfinished(self):
+    def remove_unfinished(self) -> None:
         """Removes the temporary files that a killed run left in a local folder."""
         if not io.is_remote(self.root):
             for folder, _, _ in os.walk(self.root):
                 io.remove_unfinished(folder)
 
-    def _list(self, *pattern):
-        return tuple(io.list_files(io.join(io.escape(self.root), *pattern)))
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What labels are made with: the content of `options.json`.
+
+    Attributes:
+        options: those that the labels depend on, as JSON gives them back.
+        model_hash: of the model that gives the CAMs.
+        class_names: the foreground classes.
+        affinity_model_hash: of the model that gives the affinities, or None.
+    """
+
+    options: dict[str, Any]
+    model_hash: str
+    class_names: tuple[str, ...]
+    affinity_model_hash: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, see `from_json`."""
+        return {**asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "LabelSettings":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, "Pass `--overwrite` to make the labels anew.")
+        return cls(
+            fields.get("options", dict),
+            fields.get("model_hash", str),
+            fields.texts("class_names"),
+            fields.get("affinity_model_hash", str, None),
+        )
+
+    def difference(self, recorded: "LabelSettings") -> str:
+        """The first difference to recorded settings, in words; empty where there is none.
+
+        An option that the recorded ones do not know is newer than they are, and counts as equal.
+        """
+        here, there = ({**each.options, **each.to_json()} for each in (self, recorded))
+        for name in sorted(here):
+            if name != "options" and name in there and there[name] != here[name]:
+                return f"{name} {there[name]} there, {here[name]} here"
+        return ""
+
+
+def open_output(
+    path: str, settings: LabelSettings, *, inputs: Iterable[str] = (), overwrite: bool = False
+) -> OutputFolder:
+    """Makes the output folder ours, or checks that what lies there was made with the same settings.
+
+    Args:
+        path: the folder, local or remote.
+        settings: of this job.
+        inputs: paths that the job reads, which the output must not touch.
+        overwrite: whether labels that are there are replaced, as soon as the new ones are complete.
+
+    Returns:
+        `OutputFolder`; labels are written to its `work`.
+
+    Raises:
+        UserError: the folder holds other files, or labels made with other settings.
+    """
+    folder = claim(path, "pseudo_labels", owned=OWNED, inputs=inputs, overwrite=overwrite)
+    layout = Layout(folder.work)
+    recorded_path = layout.path("options.json")
+    difference = "options not recorded" if layout.manifest_paths() else ""
+    if io.exists(recorded_path):
+        try:
+            recorded = LabelSettings.from_json(io.read_json(recorded_path), recorded_path)
+            difference = settings.difference(recorded)
+        except UserError:
+            if not folder.replaces:
+                raise
+            difference = "options damaged"
+    if difference and not folder.replaces:
+        raise UserError(
+            f"{path} holds labels made with other options ({difference}). Name another `--output`, or pass "
+            "`--overwrite`."
+        )
+    folder.begin(clear=bool(difference))
+    layout.remove_unfinished()
+    io.write_json(recorded_path, settings.to_json())
+    return folder
 
 
 def file_name(image_id: str) -> str:
@@ -142,6 +215,13 @@ def encode_scores(scores: np.ndarray, class_ids: Sequence[int]) -> bytes:
 
 
 def decode_scores(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """`(scores, class_ids)` from `encode_scores`: float32 `(classes, height, width)` and int `(classes,)`."""
-    with np.load(BytesIO(data)) as arrays:
-        return arrays["scores"].astype(np.float32), arrays["keys"]
+    """`(scores, class_ids)` from `encode_scores`: float32 `(classes, height, width)` and int `(classes,)`.
+
+    Raises:
+        ValueError: the bytes are no such file.
+    """
+    try:
+        with np.load(BytesIO(data)) as arrays:
+            return arrays["scores"].astype(np.float32), arrays["keys"]
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Not a whole score file, `.npz` of `scores` and `keys` ({error}).") from error

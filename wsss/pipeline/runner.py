@@ -1,17 +1,22 @@
 """Beam's command line flags, and the pipeline that they ask for.
 
-Two things that Beam leaves open are settled here. An unknown or misspelt flag is an error: Beam only warns,
+Three things that Beam leaves open are settled here. An unknown or misspelt flag is an error: Beam only warns,
 and the job runs with a default. And `DirectRunner` is always the in-process `FnApiRunner`: current Beam tries
-to download and start another runner (Prism) first, and falls back silently.
+to download and start another runner (Prism) first, and falls back silently. And what a worker raises, which
+Beam wraps, comes out of `run` as it was raised.
 """
 
 import argparse
+import contextlib
 import logging
+import re
+from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
+from wsss.common import io
 from wsss.common.cli import Parser, unknown_flag
 from wsss.common.errors import UserError
 
@@ -23,9 +28,22 @@ _NOTES = (
     "No semi_persistent_directory found",
     "Discarding unparseable args: [\\'--direct_runner_use_stacked_bundle",  # Beam's own, which it adds itself
 )
+_ERROR_LOGGERS = (
+    "apache_beam.runners.common",
+    "apache_beam.runners.worker.sdk_worker",
+    "apache_beam.runners.worker.data_plane",
+    "apache_beam.runners.portability.local_job_service",
+)
+# How an exception ends in the text of a traceback: its last line, and in it what an `OSError` says.
+_STEP = re.compile(r" \[while running '[^']*'\]")
+_RAISED = re.compile(
+    r"^(?:RuntimeError: )?(?:[\w.]*\.)?(?P<name>UserError|KeyboardInterrupt|\w*Error)(?:: (?P<message>.*?))?"
+    r"(?: \[while running '[^']*'\])?$"
+)
+_NUMBERED = re.compile(r"\[Errno (?P<number>\d+)\] (?P<reason>.*?)(?:: '(?P<path>.*)')?")
 
 
-def split_arguments(argv, parser):
+def split_arguments(argv: Sequence[str] | None, parser: Parser) -> tuple[argparse.Namespace, list[str]]:
     """Separates a program's own flags from Beam's.
 
     Args:
@@ -46,7 +64,7 @@ def split_arguments(argv, parser):
     return namespace, beam_argv
 
 
-def make_pipeline(beam_argv=()):
+def make_pipeline(beam_argv: Sequence[str] = ()) -> beam.Pipeline:
     """A pipeline for the runner that the flags name; without one it runs in this process.
 
     Args:
@@ -73,10 +91,108 @@ def make_pipeline(beam_argv=()):
     return beam.Pipeline(options=options)
 
 
-def is_local(beam_argv=()):
+def run(pipeline: beam.Pipeline) -> None:
+    """Runs a pipeline to its end.
+
+    Raises:
+        UserError: what a worker refused, or a path that it could not use, named in one line.
+        KeyboardInterrupt: the user stopped a worker.
+        Exception: what else a worker or the runner raised.
+    """
+    with _quiet_errors():
+        try:
+            pipeline.run().wait_until_finish()
+        except Exception as error:
+            raise _root_cause(error) from error
+
+
+def check_paths(beam_argv: Sequence[str], paths: Mapping[str, str]) -> None:
+    """Checks that workers can reach the paths of a job, before anything is submitted.
+
+    Args:
+        beam_argv: Beam's flags.
+        paths: name of each flag to its path; empty ones are skipped.
+
+    Raises:
+        UserError: a local path, which workers of Dataflow do not see.
+    """
+    if "dataflow" not in _runner_name(beam_argv):
+        return
+    for flag, path in paths.items():
+        if path and not io.is_remote(path):
+            raise UserError(
+                f"`--{flag}` must be a path that Dataflow's workers reach, such as gs://bucket/folder. "
+                f"Received: {path}."
+            )
+
+
+def images_in_a_wave(beam_argv: Sequence[str], images_per_wave: int = 0) -> float:
+    """Images in a pipeline: locally a bound of memory and a mark of progress, elsewhere all at once."""
+    if not is_local(beam_argv):
+        return float("inf")
+    if images_per_wave:
+        return images_per_wave
+    return 2048 if any("multi_processing" in flag for flag in beam_argv) else 256
+
+
+def is_local(beam_argv: Sequence[str] = ()) -> bool:
     """Whether the flags ask for a run on this machine by Beam's local runner, the default."""
+    return _runner_name(beam_argv) in _LOCAL_RUNNERS
+
+
+def _runner_name(beam_argv):
+    """Such as `direct` or `dataflow`, of a name in any of Beam's spellings."""
     name = (_options(beam_argv).view_as(StandardOptions).runner or "DirectRunner").lower()
-    return name.rsplit(".", 1)[-1].removesuffix("runner") in _LOCAL_RUNNERS
+    return name.rsplit(".", 1)[-1].removesuffix("runner")
+
+
+def _root_cause(error):
+    """The exception to show for one that a pipeline raised.
+
+    In this process Beam chains what a DoFn raised to one of its own; of other processes there is only text.
+    """
+    cause = error
+    while cause is not None:
+        if isinstance(cause, (UserError, OSError, KeyboardInterrupt, MemoryError)):
+            return _without_step(cause)
+        cause = cause.__cause__ or cause.__context__
+    for line in reversed(str(error).splitlines()):
+        found = _RAISED.search(line)
+        if found:
+            return _rebuild(found["name"], found["message"] or "") or error
+    return error
+
+
+def _rebuild(name, message):
+    """The exception that a worker process raised, from the last line of its traceback."""
+    if name == "KeyboardInterrupt":
+        return KeyboardInterrupt()
+    if name == "UserError":
+        return UserError(message)
+    numbered = _NUMBERED.fullmatch(message)
+    return OSError(int(numbered["number"]), numbered["reason"], numbered["path"]) if numbered else None
+
+
+def _without_step(cause):
+    """A `UserError` without the name of the step, which says nothing to a user."""
+    return UserError(_STEP.sub("", str(cause))) if isinstance(cause, UserError) else cause
+
+
+@contextlib.contextmanager
+def _quiet_errors():
+    """Keeps Beam from logging the traceback of each error that `run` raises."""
+
+    def is_no_traceback(record):
+        return not record.exc_info and "Traceback" not in record.getMessage()
+
+    loggers = [logging.getLogger(name) for name in _ERROR_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(is_no_traceback)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_no_traceback)
 
 
 def _is_of_use(record):

@@ -1,78 +1,79 @@
-"""What a run of the pipeline amounts to: the manifests of all shards, gathered into a few readable files."""
+"""Results of a job: the manifests of all shards, summed up into a few readable files."""
 
 import json
-import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from wsss.common import io
-from wsss.metrics import counts_of, iou, mean_iou
-
-logger = logging.getLogger(__name__)
+from wsss.data.dataset import write_metadata
+from wsss.metrics import ThresholdSweep, counts_of, iou, mean_iou
+from wsss.pipeline.output import LabelSettings, Layout
+from wsss.pipeline.report import write_report
+from wsss.pipeline.stages.manifest import Manifest
+from wsss.pipeline.stages.score import Tally
 
 # A classifier that has learned scores the classes of an image higher than the others, by at least so much.
 _LEARNED = 0.05
 
 
 @dataclass(frozen=True)
-class Results:
-    """The figures of a run.
+class LabelResult:
+    """Result of a job.
 
     Attributes:
-        labelled: images with a mask.
-        failed: images without.
+        output: the folder of the pseudo labels.
+        labelled: number of images with a mask.
+        failed: number of images without, listed in `errors.jsonl`.
         miou: mean IoU of the masks in [0, 1], or None where no truth is known.
+        background_threshold: score of the background, or None where it is no constant.
         line: all in one line.
-        warnings: what the user should look at.
+        warnings: what is suspicious about the labels.
     """
 
+    output: str
     labelled: int
     failed: int
     miou: float | None
+    background_threshold: float | None
     line: str
     warnings: tuple[str, ...]
 
 
-def write_results(layout, source, settings, threshold=None):
+def write_results(
+    layout: Layout,
+    manifests: Sequence[Manifest],
+    settings: LabelSettings,
+    *,
+    name: str,
+    threshold: float | None = None,
+) -> LabelResult:
     """Writes `errors.jsonl`, `summary.json`, where truth is known `metrics.json`, and `report.html`.
 
     Args:
         layout: the output's `Layout`.
-        source: the `Source`.
-        settings: `options`, `model_hash` and `class_names` of the run, as plain values.
+        manifests: of all shards, in order.
+        settings: what the labels were made with.
+        name: of the collection, for TFRecord output.
         threshold: the background's score where it is a constant.
 
     Returns:
-        `Results`.
+        `LabelResult`; its `output` is the folder of the `Layout`.
     """
-    from wsss.pipeline.report import write_report
-    from wsss.pipeline.stages.score import Tally
-
-    manifests = layout.read_manifests()
-    manifests = [manifests[shard.name] for shard in source.shards]
-    tally = sum((Tally.from_state(manifest["tally"]) for manifest in manifests), Tally())
-    names = ("background", *settings["class_names"])
-
-    errors = [
-        {
-            "id": failure.image_id,
-            "stage": failure.stage,
-            "reason": failure.reason,
-            "transient": failure.transient,
-        }
-        for failure in tally.failures
-    ]
-    lines = (json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
-    io.write_text(layout.path("errors.jsonl"), "".join(lines))
-    warnings = tuple(_warnings(tally, settings))
+    tally = sum((manifest.tally for manifest in manifests), Tally())
+    names = ("background", *settings.class_names)
+    _write_errors(layout.path("errors.jsonl"), tally)
+    warnings = tuple(_warnings(tally, settings.options["image_labels"]))
     summary = {
-        **settings,
+        **settings.to_json(),
         "background_threshold": threshold,
         "images": {
             "labelled": tally.images,
             "failed": len(tally.failures),
-            "failed_by_stage": _count(error["stage"] for error in errors),
+            "failed_by_stage": dict(Counter(failure.stage for failure in tally.failures)),
         },
         "shards": len(manifests),
         "class_pixels": _named(names, tally.class_pixels),
@@ -84,29 +85,51 @@ def write_results(layout, source, settings, threshold=None):
         "warnings": list(warnings),
     }
     io.write_json(layout.path("summary.json"), summary)
-    metrics = None if tally.confusion is None else _metrics(tally, names, settings, threshold)
-    if metrics:
+    metrics = None
+    if tally.confusion is not None and tally.sweep is not None:
+        metrics = _metrics(tally.confusion, tally.sweep, names, settings.options, threshold)
         io.write_json(layout.path("metrics.json"), metrics)
-    if settings["options"]["output_format"] == "tfrecord":
-        _write_metadata(layout, manifests, source, settings)
+    if settings.options["output_format"] == "tfrecord":
+        _write_metadata(layout.root, manifests, name, settings)
     write_report(layout.root, summary, metrics)
-
-    line = f"{tally.images} images labelled, {len(errors)} failed"
-    if metrics:
-        line += (
-            f"; mIoU {100 * metrics['miou']:.1f} % on {settings['options']['split']}, "
-            f"image labels: {settings['options']['image_labels']}"
-        )
-    return Results(tally.images, len(errors), metrics and metrics["miou"], line, warnings)
+    miou = metrics["miou"] if metrics else None
+    line = _line(tally, miou, settings.options)
+    return LabelResult(layout.root, tally.images, len(tally.failures), miou, threshold, line, warnings)
 
 
-def _metrics(tally, names, settings, threshold_used):
-    options = settings["options"]
-    counts = counts_of(tally.confusion)
-    each = iou(counts)
-    sweep, curve = tally.sweep, mean_iou(tally.sweep.counts())
+def _write_errors(path: str, tally: Tally) -> None:
+    errors = (
+        {
+            "id": failure.image_id,
+            "stage": failure.stage,
+            "reason": failure.reason,
+            "transient": failure.transient,
+        }
+        for failure in tally.failures
+    )
+    io.write_text(path, "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+
+
+def _line(tally: Tally, miou: float | None, options: dict[str, Any]) -> str:
+    line = f"{tally.images} images labelled, {len(tally.failures)} failed"
+    if miou is None:
+        return line
+    return f"{line}; mIoU {100 * miou:.1f} % on {options['split']}, image labels: {options['image_labels']}"
+
+
+def _metrics(
+    confusion: np.ndarray,
+    sweep: ThresholdSweep,
+    names: Sequence[str],
+    options: dict[str, Any],
+    threshold_used: float | None,
+) -> dict[str, Any]:
+    counts = counts_of(confusion)
+    each, curve = iou(counts), mean_iou(sweep.counts())
     threshold, best = sweep.best()
+    of_masks, of_sweep = _origins(options)
     return {
+        "of": of_masks,
         "miou": float(mean_iou(counts)),
         "miou_of_classes_that_occur": float(mean_iou(counts, absent="skip")),
         "iou": {
@@ -126,21 +149,34 @@ def _metrics(tally, names, settings, threshold_used):
             else "by hand",
             "best": threshold,
             "best_miou": best,
+            "best_is_of": of_sweep,
             "best_was_tuned_on": options["split"],
             "note": "The best threshold is chosen with the true masks of this very split; report the mIoU of "
             "the threshold used, or of one tuned on another split.",
         },
         "sweep": {
-            "of": "scores before walk and CRF"
-            if {"walk", "crf"} & set(options["refine"])
-            else "the scores used",
+            "of": of_sweep,
             "thresholds": [float(value) for value in sweep.thresholds],
             "miou": [float(value) for value in curve],
         },
     }
 
 
-def _warnings(tally, settings):
+def _origins(options: dict[str, Any]) -> tuple[str, str]:
+    """Of which scores the masks' metrics are, and of which those of the sweep."""
+    stages, scores = options["refine"], "CAM scores"
+    if "pamr" in stages:
+        scores += " after PAMR"
+    later = [{"walk": "random walk", "crf": "CRF"}[stage] for stage in stages if stage in ("walk", "crf")]
+    if options["write"] != "masks":
+        later.append("CRF")
+    if not later:
+        return f"masks of the {scores}", scores
+    refinement = " and ".join(later)
+    return f"masks of the {scores}, refined by {refinement}", f"{scores} before {refinement}"
+
+
+def _warnings(tally: Tally, image_labels: str) -> Iterator[str]:
     present, absent = _mean(tally.present_scores), _mean(tally.absent_scores)
     if present is not None and absent is not None and present - absent < _LEARNED:
         yield (
@@ -150,38 +186,30 @@ def _warnings(tally, settings):
     if tally.images and present is None:
         found = (
             "no image has a label"
-            if settings["options"]["image_labels"] == "truth"
-            else ("no class reaches --label_threshold in any image; has the classifier learned?")
+            if image_labels == "truth"
+            else "no class reaches --label_threshold in any image; has the classifier learned?"
         )
         yield f"All masks are background: {found}."
 
 
-def _write_metadata(layout, manifests, source, settings):
-    from wsss.data.dataset import write_metadata
-
-    split = settings["options"]["split"]
+def _write_metadata(root: str, manifests: Iterable[Manifest], name: str, settings: LabelSettings) -> None:
+    split = settings.options["split"]
+    records = [manifest.records for manifest in manifests if manifest.records is not None]
     write_metadata(
-        layout.root,
-        name=source.collection.name if source.collection else "pseudo_labels",
-        class_names=settings["class_names"],
-        shard_lengths={split: [manifest["records"]["count"] for manifest in manifests]},
-        split_bytes={split: sum(manifest["records"]["bytes"] for manifest in manifests)},
+        root,
+        name=name,
+        class_names=list(settings.class_names),
+        shard_lengths={split: [each.count for each in records]},
+        split_bytes={split: sum(each.bytes for each in records)},
         has_masks=True,
         description="Pseudo labels.",
     )
 
 
-def _named(names, values):
+def _named(names: Sequence[str], values: np.ndarray) -> dict[str, int]:
     return {name: int(value) for name, value in zip(names, values)}
 
 
-def _mean(count_and_sum):
+def _mean(count_and_sum: np.ndarray) -> float | None:
     count, total = (int(value) for value in count_and_sum)
     return total / count / 1e6 if count else None
-
-
-def _count(values):
-    counted = {}
-    for value in values:
-        counted[value] = counted.get(value, 0) + 1
-    return counted

@@ -1,16 +1,18 @@
-"""What was trained: the model that makes the labels, and what its run directory tells about it."""
+"""The trained model that a job applies, and what its run directory says about it."""
 
 import hashlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.pipeline.schema import Fields
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was trained; what a lone `.keras` file does not tell is empty.
+class TrainedRun:
+    """A trained model; what a lone `.keras` file does not say is empty.
 
     Attributes:
         folder: of the model.
@@ -23,16 +25,41 @@ class Run:
     folder: str
     model_path: str
     model_hash: str
-    class_names: tuple[str, ...]
-    data: str
-    split: str
+    class_names: tuple[str, ...] = ()
+    data: str = ""
+    split: str = ""
 
 
-def open_run(model=""):
-    """The `Run` at a run directory or `.keras` file; empty: the newest run under `./runs`.
+@dataclass(frozen=True)
+class RunConfig:
+    """The part of a run directory's `config.json` that is read here; see `TrainedRun`."""
+
+    class_names: tuple[str, ...] = ()
+    data: str = ""
+    split: str = ""
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "RunConfig":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is malformed.
+        """
+        remedy = "Copy it anew, or pass the `.keras` file alone, away from this folder."
+        fields = Fields(value, path, remedy)
+        options = Fields(fields.get("options", dict, {}), path, remedy)
+        return cls(
+            fields.texts("class_names", ()),
+            fields.get("data", str, options.get("data", str, "")),
+            fields.get("split", str, options.get("split", str, "")),
+        )
+
+
+def open_trained_run(model: str = "") -> TrainedRun:
+    """The `TrainedRun` at a run directory or `.keras` file; empty: the newest run under `./runs`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its `config.json` is damaged.
     """
     path = str(model) or _newest_run()
     if not path.endswith(".keras"):
@@ -42,13 +69,13 @@ def open_run(model=""):
     digest = hashlib.sha256(io.read_bytes(path)).hexdigest()[:16]
     folder = path.rpartition("/")[0] if io.is_remote(path) else os.path.dirname(path) or "."
     config_path = io.join(folder, "config.json")
-    config = io.read_json(config_path) if io.exists(config_path) else {}
-    trained = {**config.get("options", {}), **config}
-    names = tuple(trained.get("class_names", ()))
-    return Run(folder, path, digest, names, trained.get("data") or "", trained.get("split") or "")
+    config = RunConfig()
+    if io.exists(config_path):
+        config = RunConfig.from_json(io.read_json(config_path), config_path)
+    return TrainedRun(folder, path, digest, config.class_names, config.data, config.split)
 
 
-def _newest_run():
+def _newest_run() -> str:
     found = io.list_files(os.path.join("runs", "*", "model.keras"))
     if not found:
         raise UserError(

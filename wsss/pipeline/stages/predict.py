@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -9,9 +10,10 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
 
 from wsss.common.tf_import import import_tensorflow
+from wsss.data.dataset import Collection
 from wsss.data.images import decode_image
 from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
-from wsss.pipeline.stages.read import InputImage
+from wsss.pipeline.stages.read import InputImage, ReadBatches
 
 
 class ImageCams(NamedTuple):
@@ -106,6 +108,43 @@ class PredictCAM(beam.PTransform):
     def expand(self, batches):
         results = batches | "RunInference" >> RunInference(self._handler)
         return results | "KeepPresent" >> self._keep.with_outputs(FAILURES, main="image_cams")
+
+
+@dataclass(frozen=True)
+class CamSettings:
+    """How the CAMs of a collection are computed.
+
+    Attributes:
+        handler: a `CamModelHandler`.
+        collection: the `Collection` that is read, or None for a folder of images.
+        image_labels, label_threshold: see `PredictCAM`.
+        batch_size: images in a batch, at most.
+    """
+
+    handler: CamModelHandler
+    collection: Collection | None
+    image_labels: str = "truth"
+    label_threshold: float = 0.5
+    batch_size: int = 16
+
+
+class ComputeCAMs(beam.PTransform):
+    """`InputShard`s to `ImageCams` (tag `image_cams`) and `Failure`s (tag `failures`).
+
+    Args:
+        settings: `CamSettings`.
+    """
+
+    def __init__(self, settings: CamSettings):
+        super().__init__()
+        self._settings = settings
+
+    def expand(self, shards):
+        of = self._settings
+        read = shards | ReadBatches(of.collection, of.batch_size)
+        predicted = read.batches | PredictCAM(of.handler, of.image_labels, of.label_threshold)
+        failures = (read[FAILURES], predicted[FAILURES]) | beam.Flatten()
+        return {"image_cams": predicted.image_cams, FAILURES: failures}
 
 
 class _KeepPresent(beam.DoFn):

@@ -5,12 +5,14 @@ import itertools
 import logging
 import os
 import zlib
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 
 from wsss.common import io
 from wsss.common.errors import UserError
@@ -18,7 +20,7 @@ from wsss.data.dataset import Collection, Record, open_collection
 from wsss.data.images import BadImage, inspect_image, is_image
 from wsss.data.sources.files import image_ids, list_folder
 from wsss.data.tfrecord import read_records
-from wsss.pipeline.dead_letter import FAILURES, Failure
+from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
 from wsss.pipeline.output import MASKS, PREVIEWS, SCORES
 
 _logger = logging.getLogger(__name__)
@@ -62,8 +64,8 @@ class InputShard:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the images come from.
+class ImageShards:
+    """The images of a job.
 
     Attributes:
         shards: the units of work, in order.
@@ -73,8 +75,15 @@ class Source:
     shards: tuple[InputShard, ...]
     collection: Collection | None = None
 
+    @property
+    def name(self) -> str:
+        """Of the collection."""
+        return self.collection.name if self.collection else "pseudo_labels"
 
-def open_source(data, split, *, images_per_shard=64, previews=0, leave_out=""):
+
+def open_images(
+    data: str, split: str, *, images_per_shard: int = 64, previews: int = 0, leave_out: str = ""
+) -> ImageShards:
     """Lists the shards of a collection's split, or hashes the images of a folder into shards.
 
     Args:
@@ -89,24 +98,30 @@ def open_source(data, split, *, images_per_shard=64, previews=0, leave_out=""):
     """
     is_folder = io.is_remote(data) or io.exists(data)  # a store knows no folders, only what is in them
     if is_folder and not io.exists(io.join(data, "dataset_info.json")):
-        return Source(_folder_shards(data, split, images_per_shard, previews, leave_out))
+        return ImageShards(_folder_shards(data, split, images_per_shard, previews, leave_out))
     collection = open_collection(data)
+    return ImageShards(_collection_shards(collection, split, previews), collection)
+
+
+def _collection_shards(collection, split, previews):
     paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
     wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
-    shards = tuple(
+    return tuple(
         InputShard(
             name=_shard_name(split, index, len(paths)),
             source=f"{length} records",
             images=length,
             record_path=path,
-            previews=tuple(position - start for position in wanted if start <= position < start + length),
+            previews=tuple(
+                position - start
+                for position in wanted[bisect_left(wanted, start) : bisect_left(wanted, start + length)]
+            ),
         )
         for index, (path, length, start) in enumerate(zip(paths, lengths, starts))
     )
-    return Source(shards, collection)
 
 
-def sample(shards, images):
+def sample(shards: Sequence[InputShard], images: int) -> list[InputShard]:
     """The shards cut to about `images` images in all, spread evenly; empty ones are left out."""
     limits = _spread(images, len(shards))
     return [replace(shard, limit=limit) for shard, limit in zip(shards, limits, strict=True) if limit]
@@ -133,13 +148,15 @@ class ReadBatches(beam.PTransform):
 class _ReadShard(beam.DoFn):
     def __init__(self, collection, batch_size):
         self._collection, self._batch_size = collection, batch_size
+        self._images_read = Metrics.counter(NAMESPACE, "images_read")
 
     def process(self, shard):
-        waiting = defaultdict(list)
+        waiting: defaultdict[tuple[int, int], list[InputImage]] = defaultdict(list)
         for position, outcome in enumerate(itertools.islice(self._read(shard), shard.limit)):
             if isinstance(outcome, Failure):
                 yield beam.pvalue.TaggedOutput(FAILURES, outcome)
                 continue
+            self._images_read.inc()
             image = InputImage(shard.name, outcome, position in shard.previews)
             batch = waiting[outcome.height, outcome.width]
             batch.append(image)
@@ -177,7 +194,7 @@ def _read_images(shard):
             yield Record(image_id, data, (), facts.height, facts.width, facts.orientation)
         except BadImage as error:
             yield Failure.of(shard.name, image_id, "decode", error)
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, PermissionError, MemoryError) as error:
             yield Failure.of(shard.name, image_id, "read", error)
 
 
@@ -190,7 +207,7 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
         raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
     named = [(image_id, paths[path]) for path, image_id in image_ids(paths).items()]
     shards = -(-len(named) // images_per_shard)
-    members = [[] for _ in range(shards)]
+    members: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
     for image_id, path in named:
         members[zlib.crc32(image_id.encode()) % shards].append((image_id, path))
     wanted = {named[position] for position in _spaced(previews, len(named))}

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -53,8 +53,59 @@ class Background:
     threshold: float | None = None
     alpha: float | None = None
 
-    def __call__(self, scores):
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
         return background_scores(scores, self.threshold, self.alpha)
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """How image CAMs become masks.
+
+    Attributes:
+        stages: of `pamr`, `walk` and `crf`, in this order.
+        background: the `Background`.
+        crf_preset, crf_unary: see `RefineCRF`.
+        relation_predictor, walk_beta, walk_steps: see `RefineWalk`; the first is None without a walk.
+        write: `masks`, `affinity_labels` or `irn_labels`.
+    """
+
+    stages: tuple[str, ...]
+    background: Background
+    crf_preset: str
+    crf_unary: str
+    relation_predictor: tuple[Any, ...] | None = None
+    walk_beta: float | None = None
+    walk_steps: int | None = None
+    write: str = "masks"
+
+    @property
+    def use_accelerator(self) -> bool:
+        """Whether a stage runs a network or TensorFlow."""
+        return bool({"pamr", "walk"} & set(self.stages))
+
+    @property
+    def use_crf(self) -> bool:
+        """Whether a dense CRF runs, on the CPU."""
+        return "crf" in self.stages or self.write != "masks"
+
+
+def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
+    """The PTransforms from `ImageCams` to `ScoredImage`s with a mask, to be applied one after the other."""
+    background, preset = settings.background, settings.crf_preset
+    stages: list[beam.PTransform] = [MergeScales()]
+    if "pamr" in settings.stages:
+        stages.append(RefinePAMR())
+    if "walk" in settings.stages:
+        predictor = settings.relation_predictor or ()
+        stages.append(RefineWalk(background, predictor, settings.walk_beta, settings.walk_steps))
+    if "crf" in settings.stages:
+        iterations = 1 if "walk" in settings.stages else None  # one after the walk, as published
+        stages.append(RefineCRF(background, preset, settings.crf_unary, iterations))
+    if settings.write == "affinity_labels":
+        return [*stages, LabelAffinity(preset)]
+    if settings.write == "irn_labels":
+        return [*stages, LabelIRN(preset)]
+    return [*stages, LabelPixels(background)]
 
 
 class MergeScales(beam.PTransform):

@@ -1,13 +1,16 @@
-"""Counting: what came of the images of a shard, and how the masks compare with the truth."""
+"""Counts of a shard: images, failures, pixels of each class, and agreement with the true masks."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 
 from wsss.metrics import ThresholdSweep, confusion_matrix
 from wsss.pipeline.dead_letter import Failure
+from wsss.pipeline.stages.refine import ScoredImage
 
 _MICRO = 1_000_000
 
@@ -49,7 +52,7 @@ class Tally:
         pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in dataclasses.fields(self))
         return Tally(*(a if b is None else b if a is None else a + b for a, b in pairs))
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """The counts as plain lists and numbers, for JSON; see `from_state`."""
         state = {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
         state["failures"] = [failure._asdict() for failure in sorted(self.failures)]
@@ -57,7 +60,7 @@ class Tally:
         return state
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: Mapping[str, Any]) -> "Tally":
         """The counts that `state` described."""
         values = {key: _counts(value) for key, value in state.items() if key != "failures"}
         values["failures"] = tuple(Failure(**failure) for failure in state["failures"])
@@ -65,19 +68,21 @@ class Tally:
         return cls(**values)
 
 
-def tally_image(scored, classes):
+def tally_image(scored: ScoredImage, classes: int) -> Tally:
     """The `Tally` of one image.
 
     Args:
         scored: `ScoredImage` with a mask.
         classes: number of classes with the background.
     """
-    pixels = np.bincount(scored.mask.ravel(), minlength=256).astype(np.int64)
+    mask = scored.mask
+    assert mask is not None  # the stages before give one
+    pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
     present = np.isin(np.arange(len(scored.classifier_scores)), scored.class_ids)
     confusion = sweep = None
     truth = scored.input.record.mask
     if truth is not None:
-        confusion = confusion_matrix(truth, scored.mask, classes)
+        confusion = confusion_matrix(truth, mask, classes)
         sweep = ThresholdSweep(classes)
         sweep.update(scored.scores, scored.class_ids, truth)
     return Tally(

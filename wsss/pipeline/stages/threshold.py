@@ -1,52 +1,71 @@
-"""Choosing the background's score for a collection from a sample of its images, without any mask.
+"""The background threshold of a collection, from the CAMs of a sample of its images, without any mask.
 
-The score is the mean, over the pixels of all images with a class, of the strongest class score: a pixel is
-a thing where it scores above average. That adapts to how wide a network's maps are. Of eleven rules without
-truth it is the one whose worst loss on photographs is least, see benchmarks/background_threshold.py.
+The threshold is the mean, over the pixels of all images with a class, of the strongest class score: a pixel
+is foreground where it scores above average, which adapts to how wide a network's CAMs are. Of eleven rules
+without truth its worst loss on photographs is the least, see benchmarks/background_threshold.py.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 
 from wsss.common import io
 from wsss.common.errors import UserError
-from wsss.pipeline.stages.predict import PredictCAM
-from wsss.pipeline.stages.read import ReadBatches
-from wsss.pipeline.stages.refine import MergeScales
+from wsss.pipeline.schema import Fields
+from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
+from wsss.pipeline.stages.refine import MergeScales, ScoredImage
 
 _MICRO = 1_000_000
 
 
+@dataclass(frozen=True)
+class ChosenThreshold:
+    """The content of `threshold.json`.
+
+    Attributes:
+        threshold: the background's score in [0, 1], or None where no image of the sample has a class.
+        pixels: number of pixels that it is the mean of.
+    """
+
+    threshold: float | None
+    pixels: int
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "ChosenThreshold":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, "Remove it: the threshold is then chosen anew.")
+        return cls(fields.get("threshold", float, None), fields.get("pixels", int))
+
+
 class ChooseThreshold(beam.PTransform):
-    """`InputShard`s to a JSON file with `threshold` and the number of `pixels` that it is the mean of.
+    """Mean of the strongest class scores over `InputShard`s, written as a `ChosenThreshold` to a JSON file.
 
     Images that fail are left out here; they are listed when they are labelled.
 
     Args:
-        collection: the `Collection` that is read, or None for a folder of images.
+        settings: `CamSettings`.
         path: of the file.
-        handler: a `CamModelHandler`.
-        image_labels, label_threshold: see `PredictCAM`.
-        batch_size: images in a batch, at most.
     """
 
-    def __init__(self, collection, path, handler, *, image_labels, label_threshold, batch_size):
+    def __init__(self, settings: CamSettings, path: str):
         super().__init__()
-        self._stages = (
-            ReadBatches(collection, batch_size),
-            PredictCAM(handler, image_labels, label_threshold),
-            MergeScales(),
-        )
-        self._path = path
+        self._settings, self._path = settings, path
 
     def expand(self, shards):
-        read, predict, merge = self._stages
-        scored = (((shards | read).batches | predict).image_cams | merge).results
-        total = scored | "CountScores" >> beam.Map(count_scores) | beam.CombineGlobally(_AddCounts())
+        cams = shards | ComputeCAMs(self._settings)
+        scored = cams["image_cams"] | MergeScales()
+        counts = scored.results | "CountScores" >> beam.Map(count_scores)
+        total = counts | beam.CombineGlobally(_AddCounts())
         return total | "WriteThreshold" >> beam.Map(_write, self._path)
 
 
-def count_scores(scored):
+def count_scores(scored: ScoredImage) -> np.ndarray:
     """int64 `(2,)` of an image: its pixels, and the sum of their strongest scores in millionths.
 
     Integers, so that the order of addition does not change the sum. An image without classes counts nothing.
@@ -77,15 +96,15 @@ def _write(counts, path):
     io.write_json(path, {"threshold": threshold, "pixels": pixels})
 
 
-def read_threshold(path):
+def read_threshold(path: str) -> float:
     """The threshold in a file that `ChooseThreshold` wrote.
 
     Raises:
-        UserError: no image had a class.
+        UserError: no image had a class, or the file is damaged.
     """
-    threshold = io.read_json(path)["threshold"]
-    if threshold is None:
+    chosen = ChosenThreshold.from_json(io.read_json(path), path)
+    if chosen.threshold is None:
         raise UserError(
             "`--background_threshold auto` found no image with a class to choose from; pass a number instead."
         )
-    return threshold
+    return chosen.threshold

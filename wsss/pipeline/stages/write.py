@@ -4,14 +4,19 @@ from dataclasses import replace
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.metrics import Metrics
 
 from wsss.common import io
 from wsss.data.dataset import format_example
 from wsss.data.images import decode_image, encode_mask, voc_palette
 from wsss.data.tfrecord import write_records
 from wsss.pipeline import progress
+from wsss.pipeline.dead_letter import NAMESPACE
 from wsss.pipeline.output import encode_scores
+from wsss.pipeline.stages.manifest import RecordFile
 from wsss.visualization import heat_map, overlay, side_by_side
+
+_images_labelled = Metrics.counter(NAMESPACE, "images_labelled")
 
 
 class WriteImages(beam.PTransform):
@@ -38,7 +43,7 @@ class WriteRecords(beam.PTransform):
 
     Together with TFDS's metadata the files are a collection like the one that was read: a segmentation
     network trains on it as on any other. Takes `(shards, pairs of ScoredImage and Tally)`, gives pairs of the
-    shard's name and the number and bytes of its records.
+    shard's name and its `RecordFile`.
 
     Args:
         layout: the `Layout`.
@@ -72,6 +77,7 @@ def _write_image(counted, layout, masks, scores):
         io.write_bytes(layout.scores(image_id), encode_scores(scored.scores, scored.class_ids))
     if scored.input.preview:
         io.write_bytes(layout.preview(image_id), _preview(scored))
+    _images_labelled.inc()
     progress.tick()
     return counted
 
@@ -97,4 +103,4 @@ def _write_file(shard_and_members, layout, file_names):
     path = io.join(layout.root, file_names[shard])
     records = sorted(member for member in members if member is not None)
     count, size = write_records(path, [serialized for _, serialized in records])
-    return shard, {"count": count, "bytes": size}
+    return shard, RecordFile(count, size, file_names[shard])

@@ -1,0 +1,57 @@
+"""The pipeline from Python: `wsss.label` and `wsss.predict`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wsss.pipeline.options import Options
+from wsss.pipeline.summary import LabelResult
+
+
+def label(
+    model: str = "", data: str = "", output: str = "", *, beam_argv: Sequence[str] = (), **options: Any
+) -> LabelResult:
+    """Makes pseudo labels of a collection with a trained model, as `pipelines/pseudo_labels.py` does.
+
+    Example:
+
+        result = wsss.label("runs/seam-1", output="labels", refine=("crf",))
+        print(result.miou, result.output)
+
+    Args:
+        model: run directory or `.keras` file; empty: the newest run under `./runs`.
+        data: collection, TFDS name or folder of images; empty: what the model was trained on.
+        output: folder, local or `gs://…`; empty: `pseudo_labels/SPLIT` beside the model.
+        beam_argv: Beam's own flags, such as `["--runner=DataflowRunner", …]`.
+        **options: fields of `wsss.pipeline.options.Options`.
+
+    Returns:
+        `LabelResult`: counts, mean IoU where true masks are known, and the folder.
+
+    Raises:
+        UserError: an option, the inputs or the output folder cannot be used.
+    """
+    from wsss.pipeline.job import make_pseudo_labels
+
+    return make_pseudo_labels(Options(model=model, data=data, output=output, **options), beam_argv)
+
+
+def predict(
+    model: str, images: str, output: str, *, beam_argv: Sequence[str] = (), **options: Any
+) -> LabelResult:
+    """Makes masks of a folder of images without tags, as `python -m wsss.predict` does.
+
+    Args:
+        model: run directory or `.keras` file.
+        images: folder of images, local or `gs://…`, sub-folders included.
+        output: folder, local or `gs://…`.
+        beam_argv: Beam's own flags.
+        **options: fields of `wsss.pipeline.options.Options`.
+
+    Returns:
+        `LabelResult`.
+
+    Raises:
+        UserError: an option, the images or the output folder cannot be used.
+    """
+    fixed = {"split": "all", "image_labels": "predicted"}
+    return label(model, images, output, beam_argv=beam_argv, **{**options, **fixed})

@@ -1,0 +1,139 @@
+"""Manifests: the record of a finished shard, by which another run skips it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import apache_beam as beam
+
+from wsss.common import io
+from wsss.pipeline.output import Layout
+from wsss.pipeline.schema import Fields
+from wsss.pipeline.stages.score import AddTallies, Tally
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A TFRecord file of pseudo labels.
+
+    Attributes:
+        count: number of records in it.
+        bytes: size of the records.
+        name: of the file; empty in manifests of version 0.1.0.
+    """
+
+    count: int
+    bytes: int
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known about a finished shard.
+
+    Attributes:
+        shard: its name.
+        source: fingerprint of its content.
+        tally: counts over its images, failures included.
+        image_ids: the images with a mask, sorted; empty in manifests of version 0.1.0.
+        records: of TFRecord output.
+    """
+
+    shard: str
+    source: str
+    tally: Tally
+    image_ids: tuple[str, ...] = ()
+    records: RecordFile | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, see `from_json`."""
+        value: dict[str, Any] = {
+            "shard": self.shard,
+            "source": self.source,
+            "image_ids": list(self.image_ids),
+            "tally": self.tally.state(),
+        }
+        if self.records is not None:
+            value["records"] = asdict(self.records)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "Manifest":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, "Remove it: its shard is then labelled again.")
+        records = None
+        if fields.get("records", dict, None) is not None:
+            parts = fields.object("records")
+            records = RecordFile(parts.get("count", int), parts.get("bytes", int), parts.get("name", str, ""))
+        try:
+            tally = Tally.from_state(fields.get("tally", dict))
+        except (KeyError, TypeError, ValueError) as error:
+            raise fields.error(f"`tally` must hold the counts of a shard ({error})") from error
+        return cls(
+            fields.get("shard", str),
+            fields.get("source", str),
+            tally,
+            fields.texts("image_ids", ()),
+            records,
+        )
+
+
+class WriteManifests(beam.PTransform):
+    """Writes the `Manifest` of each shard after all its images; gives the shards' names.
+
+    Takes a dict of PCollections: `shards`; keyed by the shard's name, `tallies`, `image_ids` and, of TFRecord
+    output, `records`.
+
+    Args:
+        layout: the `Layout`.
+    """
+
+    def __init__(self, layout: Layout):
+        super().__init__()
+        self._layout = layout
+
+    def expand(self, inputs):
+        shards = inputs["shards"]
+        empty = shards | "OpenTally" >> beam.Map(lambda shard: (shard.name, Tally()))
+        tallies = (empty, inputs["tallies"]) | beam.Flatten() | beam.CombinePerKey(AddTallies())
+        parts = {
+            "source": shards | "KeySource" >> beam.Map(lambda shard: (shard.name, shard.source)),
+            "tally": tallies,
+            "image_ids": inputs["image_ids"],
+        }
+        if "records" in inputs:
+            parts["records"] = inputs["records"]
+        return parts | beam.CoGroupByKey() | "WriteManifest" >> beam.Map(_write_manifest, self._layout)
+
+
+def _write_manifest(shard_and_parts, layout):
+    shard, parts = shard_and_parts
+    records = parts.get("records")
+    manifest = Manifest(
+        shard,
+        parts["source"][0],
+        parts["tally"][0],
+        tuple(sorted(parts["image_ids"])),
+        records[0] if records else None,
+    )
+    io.write_json(layout.manifest(shard), manifest.to_json())
+    return shard
+
+
+def read_manifests(layout: Layout) -> dict[str, Manifest]:
+    """The manifests of all finished shards, by the shard's name.
+
+    Raises:
+        UserError: a manifest is damaged.
+    """
+
+    def read(path: str) -> Manifest:
+        return Manifest.from_json(io.read_json(path), path)
+
+    with ThreadPoolExecutor(16) as pool:  # remote files take their time, not ours
+        manifests = list(pool.map(read, layout.manifest_paths()))
+    return {manifest.shard: manifest for manifest in manifests}
