@@ -106,11 +106,20 @@ def test_pixel2prototype_trains(size):
     assert all(np.isfinite(values).all() for values in history.values())
 
 
-def test_one_affine_code_transforms_an_image_and_its_inverse_undoes_it():
+@pytest.mark.parametrize("seed", [0, 1, 3, 5])  # flip, rescale_aspect, rescale, translation
+def test_one_affine_code_transforms_an_image_and_its_inverse_undoes_it(seed):
+    """A smooth blob, off the center, that these four leave in the image."""
     cv2 = pytest.importorskip("cv2")
-    cv2.imwrite("img.jpg", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    names = run(AFFINE_SNIPPET, cv2=cv2)
-    assert names["A_I"].shape == names["R_I"].shape == (1, 40, 50, 3)
+    tf.keras.utils.set_random_seed(seed)
+    y, x = np.mgrid[:100, :120]
+    blob = 200 * np.exp(-((y - 45) ** 2 + (x - 66) ** 2) / 200)
+    cv2.imwrite("img.png", np.stack([blob, blob / 2, 0 * blob], axis=-1).astype(np.uint8))
+    names = run(AFFINE_SNIPPET.replace("img.jpg", "img.png"), cv2=cv2)
+    image, transformed = (np.asarray(names[name]) for name in ("I", "A_I"))
+    assert np.abs(transformed - image).max() > 0.1
+    restored = np.asarray(names["affine"].apply_affine(transformed, names["code"], names["inv_args"]))
+    inside = np.s_[:, 25:65, 46:86]
+    np.testing.assert_allclose(restored[inside], image[inside], atol=0.05)
 
 
 @pytest.mark.slow
