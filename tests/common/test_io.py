@@ -1,5 +1,8 @@
 """`wsss.common.io` and `wsss.common.errors`."""
 
+import errno
+import io as io_module
+import os
 import subprocess
 import sys
 
@@ -78,24 +81,6 @@ def test_files_imports_neither_tensorflow_nor_beam():
     assert result.stdout.strip() == "set()"
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
-    @program
-    def main(argv=None):
-        raise UserError("`--data` must be a folder.\n  Received: x.")
-
-    assert main([]) == 2
-    assert capsys.readouterr().err == "error: `--data` must be a folder. Received: x.\n"
-
-
-def test_a_fault_of_ours_keeps_its_traceback():
-    @program
-    def main(argv=None):
-        raise KeyError("bug")
-
-    with pytest.raises(KeyError):
-        main([])
-
-
 def test_a_path_that_cannot_be_used_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("in the place of a folder")
 
@@ -107,6 +92,69 @@ def test_a_path_that_cannot_be_used_is_one_line(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert str(tmp_path / "file") in line
+
+
+class FlakyFile(io_module.FileIO):
+    """Fails in every second read with an I/O error."""
+
+    reads = 0
+
+    def readinto(self, buffer):
+        FlakyFile.reads += 1
+        if FlakyFile.reads % 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().readinto(buffer)
+
+
+def test_a_read_goes_on_where_an_error_that_passes_stopped_it(tmp_path, monkeypatch):
+    data = bytes(range(256)) * 2000
+    (tmp_path / "data").write_bytes(data)
+    monkeypatch.setattr(io, "_PAUSES", (0, 0))
+    monkeypatch.setattr(io_module, "FileIO", FlakyFile)
+    assert io.read_bytes(tmp_path / "data") == data
+    assert FlakyFile.reads > 4
+
+
+def test_an_error_that_stays_is_raised_after_some_tries(tmp_path, monkeypatch):
+    tries = []
+
+    def fail(*arguments):
+        tries.append(arguments)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(io, "_PAUSES", (0, 0))
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="Input/output") as raised:
+        io.write_bytes(tmp_path / "data", b"")
+    assert len(tries) == 3
+    assert raised.value.filename == str(tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+
+    def write():
+        with io.open_write(tmp_path / "data"), open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
+
+    with pytest.raises(OSError, match="No space") as raised:
+        write()
+    assert raised.value.filename == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "\xff", ""])
+def test_what_is_no_json_is_one_line(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="must hold JSON"):
+        io.read_json(tmp_path / "a.json")
+
+
+def test_json_of_another_kind_is_one_line(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(UserError, match="JSON object"):
+        io.read_object(tmp_path / "a.json")
 
 
 def test_a_file_that_is_cut_off_is_named(tmp_path):

@@ -1,15 +1,32 @@
-"""What a user did wrong, said in one line."""
+"""Errors at the border to the user: what a user can mend ends in one line and an exit code."""
 
 import errno
 import functools
 import os
+import re
 import sys
+from collections.abc import Callable, Sequence
 
-# A path that cannot be used or written as the user wants: no permission, a file in the place of a folder, …
-_WRONG_PATH = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+# What a path, a disk or the network refuses. Other numbers are left to show a fault of ours.
+_REMEDIES = {
+    errno.ENOSPC: "Make room there; the same command goes on.",
+    errno.EDQUOT: "Make room there; the same command goes on.",
+    errno.EIO: "The disk or network drive reports an error; check it, then run the same command again.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
+    errno.ENOMEM: "Free memory, or work on fewer or smaller images at a time.",
+    **dict.fromkeys(
+        (
+            *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+            *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTEMPTY),
+        ),
+        "Name another path.",
+    ),
+    **dict.fromkeys(
+        (errno.ETIMEDOUT, errno.ESTALE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENETUNREACH),
+        "The connection failed; run the same command again.",
+    ),
 }
+_NUMBER_IN_TEXT = re.compile(r"errno = (\d+)")  # how HDF5 reports the error of a file
 
 
 class UserError(ValueError):
@@ -19,30 +36,67 @@ class UserError(ValueError):
     """
 
 
-def program(main):
-    """Decorates a program's `main(argv=None) -> int`: a `UserError` becomes one line and exit code 2.
+def program(main: Callable) -> Callable:
+    """Decorates a program's `main(argv=None) -> int`, so that it ends with a code and at most one line.
 
-    So does a path that may not be read or written. Everything else that is raised is a fault of ours and
-    keeps its traceback.
+    A `UserError`, a path or disk that cannot be used, and want of memory become one line on standard error
+    and exit code 2; Ctrl-C gives 130. They are found also where another exception, such as those of Beam,
+    was raised from them. Everything else that is raised is a fault of ours and keeps its traceback.
     """
 
     @functools.wraps(main)
-    def run(argv=None):
+    def run(argv: Sequence[str] | None = None) -> int:
+        _print_in_any_encoding()
         try:
             return main(argv)
-        except UserError as error:
-            return _refuse(error)
         except BrokenPipeError:  # `… | head` closed our output: not worth a traceback
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except OSError as error:
-            if error.errno in _WRONG_PATH:
-                return _refuse(f"{error.filename or 'a file'}: {error.strerror}. Name another path.")
-            raise
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+        except Exception as error:
+            causes = list(_causes(error))
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+                print("Interrupted.", file=sys.stderr)
+                return 130
+            line = next(filter(None, map(one_line, causes)), None)
+            if line is None:
+                raise
+            print("error:", " ".join(line.split()), file=sys.stderr)
+            return 2
 
     return run
 
 
-def _refuse(reason):
-    print("error:", " ".join(str(reason).split()), file=sys.stderr)
-    return 2
+def one_line(error: BaseException) -> str | None:
+    """What to tell the user about an exception that is no fault of ours, else None."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+        return "Memory ran out. Work on fewer or smaller images at a time."
+    if isinstance(error, OSError):
+        number = error.errno
+        found = _NUMBER_IN_TEXT.search(str(error))
+        if number is None and found:
+            number = int(found[1])
+        if number in _REMEDIES:
+            return f"{error.filename or 'A file'}: {os.strerror(number)}. {_REMEDIES[number]}"
+    return None
+
+
+def _causes(error):
+    """An exception and those that it was raised from, the outermost first."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return seen
+
+
+def _print_in_any_encoding():
+    """Lets a terminal of a smaller character set, such as cp1252, show `?` where it lacks a character."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

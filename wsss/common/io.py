@@ -8,18 +8,26 @@ neighbour and `os.replace`; an object store creates an object only when its uplo
 """
 
 import contextlib
+import errno
 import glob
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 
 from wsss.common.errors import UserError
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
 _UNFINISHED = ".unfinished"
+_PAUSES = (0.1, 1.0)  # seconds before a local file is tried again; remote ones are by their clients
+_TRANSIENT = {
+    *(errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
+}
 
 
 def is_remote(path):
@@ -101,7 +109,7 @@ def open_read(path):
     """
     path = os.fspath(path)
     if not is_remote(path):
-        return open(path, "rb")
+        return io.BufferedReader(_RetryingFile(path), 1 << 17)
     filesystems = _filesystems()
     if not filesystems.exists(path):
         raise FileNotFoundError(f"No such object: {path}.")
@@ -131,8 +139,10 @@ def open_write(path):
         with open(temporary, "xb") as stream:
             yield stream
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         remove(temporary)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+            error.filename = path  # a write that fails, of a full disk say, does not name the file
         raise
 
 
@@ -176,7 +186,7 @@ def read_json(path):
     """
     try:
         return json.loads(read_text(path))
-    except ValueError as error:  # also of bytes that are no text
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text
         raise UserError(f"{path} must hold JSON. Write it anew or remove it. Received: {error}.") from error
 
 
@@ -195,8 +205,12 @@ def read_object(path):
 
 def write_bytes(path, data):
     """Writes a file atomically; missing local folders are made."""
-    with open_write(path) as stream:
-        stream.write(data)
+
+    def write():
+        with open_write(path) as stream:
+            stream.write(data)
+
+    _retried(write)
 
 
 def write_text(path, text):
@@ -211,8 +225,12 @@ def write_json(path, value):
 
 def copy(source, destination):
     """Copies one file, between any two file systems; the copy appears atomically."""
-    with open_read(source) as reader, open_write(destination) as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+
+    def copy_once():
+        with open_read(source) as reader, open_write(destination) as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+
+    _retried(copy_once)
 
 
 def move_files(sources, destinations):
@@ -224,6 +242,59 @@ def move_files(sources, destinations):
     for source, destination in zip(sources, destinations, strict=True):
         os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
         os.replace(source, destination)
+
+
+class _RetryingFile(io.RawIOBase):
+    """A local file for reading that is opened again, at the same place, after a transient error."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.name = path
+        self._file = _retried(lambda: io.FileIO(path))
+        self._position = 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return self._file.seekable()
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self._position = self._file.seek(offset, whence)
+        return self._position
+
+    def fileno(self):
+        return self._file.fileno()
+
+    def readinto(self, buffer):
+        count = _retried(lambda: self._file.readinto(buffer), self._reopen)
+        self._position += count
+        return count
+
+    def close(self):
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+    def _reopen(self):
+        failed, self._file = self._file, io.FileIO(self.name)
+        failed.close()
+        if self._position:
+            self._file.seek(self._position)
+
+
+def _retried(function, recover=lambda: None):
+    """Calls a function, and again after each of `_PAUSES` while it fails for what may pass."""
+    for pause in _PAUSES:
+        try:
+            return function()
+        except OSError as error:
+            if error.errno not in _TRANSIENT and not isinstance(error, TimeoutError):
+                raise
+        time.sleep(pause)
+        with contextlib.suppress(OSError):
+            recover()
+    return function()
 
 
 def _filesystems():

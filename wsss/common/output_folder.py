@@ -175,11 +175,11 @@ def claim(
     if marker.kind != kind:
         raise UserError(f"{path} holds {KINDS[marker.kind]}, not {KINDS[kind]}. Name another folder.")
     owned = tuple(dict.fromkeys((*owned, *marker.owned)))
-    found = OutputFolder(path, kind, owned, replaces=True)
-    if io.exists(io.join(found.work, _READY)):
-        found.publish()
+    replacing = OutputFolder(path, kind, owned, replaces=True)
+    if io.exists(io.join(replacing.work, _READY)):
+        replacing.publish()
     if overwrite:
-        return found if found.files() else OutputFolder(path, kind, owned, replaces=False)
+        return replacing if replacing.files() else OutputFolder(path, kind, owned, replaces=False)
     if not resumes and io.exists(io.join(path, complete)):
         raise UserError(
             f"{path} holds {KINDS[kind]} already. Name another folder, or pass `--overwrite` to replace it."
