@@ -299,3 +299,62 @@ def test_the_photographs_are_prepared_without_a_refusal(tmp_path, shared_data, n
         shown = {label + 1 for label in record.labels}
         assert shown <= set(range(1, classes + 1))
         assert set(np.unique(record.mask)) - {0, 255} <= shown
+
+
+@pytest.mark.parametrize("source", ["images", "labels", "coco", "voc", "tfds", "classes"])
+def test_more_classes_than_a_mask_has_numbers_are_refused_before_anything_is_written(
+    tmp_path, capsys, source
+):
+    names = [f"c{index:03d}" for index in range(300)]
+    write(tmp_path / "images", {"a.jpg": encoded(picture())})
+    tables = {
+        "images": f"id,{','.join(names)}\na,{','.join('1' * 300)}\n",
+        "labels": f'id,labels\na,"{";".join(names)}"\n',
+        "classes": "id,labels\na,c000\n",
+    }
+    write(tmp_path, {"tags.csv": tables.get(source, "id,cat\na,1\n"), "classes.txt": "\n".join(names)})
+    arguments = ["--images", tmp_path / "images", "--labels", tmp_path / "tags.csv"]
+    if source == "classes":
+        arguments += ["--classes", tmp_path / "classes.txt"]
+    if source == "coco":
+        content = {
+            "images": [{"id": 1, "file_name": "a.jpg", "height": 7, "width": 12}],
+            "annotations": [{"image_id": 1, "category_id": 1, "segmentation": []}],
+            "categories": [{"id": index, "name": name} for index, name in enumerate(names)],
+        }
+        write(tmp_path / "coco", {"annotations/instances_train.json": json.dumps(content)})
+        arguments = ["--coco", tmp_path / "coco"]
+    if source == "voc":
+        objects = "".join(f"<object><name>{name}</name></object>" for name in names)
+        devkit = {
+            "ImageSets/Main/train.txt": "a\n",
+            "Annotations/a.xml": f"<annotation>{objects}</annotation>",
+            "JPEGImages/a.jpg": encoded(picture()),
+        }
+        write(tmp_path / "voc", devkit)
+        arguments = ["--voc", tmp_path / "voc"]
+    if source == "tfds":
+        write_collection(tmp_path / "tfds")
+        write(tmp_path / "tfds", {"labels.labels.txt": "\n".join(names)})
+        arguments = ["--tfds", tmp_path / "tfds"]
+    prepare(*arguments, "--output", tmp_path / "out", code=2)
+    error = capsys.readouterr().err
+    assert "300 classes" in error
+    assert "254" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_254_classes_are_possible(tmp_path):
+    names = [f"c{index:03d}" for index in range(254)]
+    mask = encode_mask(np.full((7, 12), 254, np.uint8))
+    write(tmp_path / "images", {"a.jpg": encoded(picture())})
+    write(tmp_path / "masks", {"a.png": mask})
+    write(tmp_path, {"tags.csv": "id,labels\na,c253\n", "classes.txt": "\n".join(names)})
+    prepare(
+        *("--images", tmp_path / "images", "--labels", tmp_path / "tags.csv"),
+        *("--masks", tmp_path / "masks", "--classes", tmp_path / "classes.txt", "--output", tmp_path / "out"),
+    )
+    (record,) = open_collection(tmp_path / "out").read("train")
+    assert record.labels == (253,)
+    assert (record.mask == 254).all()

@@ -16,6 +16,7 @@ from wsss.common import cli, io
 from wsss.common.errors import UserError, program
 from wsss.common.output_folder import same_place
 from wsss.common.tf_import import import_tensorflow
+from wsss.data.dataset import check_class_count
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".keras", ".weights.h5")
@@ -81,10 +82,12 @@ def convert(options: Options) -> None:
     try:
         tensors = read_published_tensors(options.source)
         name = identify(tensors) if options.network == "auto" else options.network
-        model = build_network(name, count_classes(name, tensors))
+        classes = count_classes(name, tensors)
+        model = build_network(name, classes)
         left_over = load_tensors_of(name, model, tensors)
     except UserError as error:
         raise UserError(f"{options.source}: {error}.") from error
+    check_class_count(classes or 0, options.source)
     if left_over:
         logger.info("%d tensors are not used, the first is `%s`", len(left_over), left_over[0])
     save(model, options.destination)

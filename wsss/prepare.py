@@ -46,6 +46,11 @@ class Options(cli.Options):
         "class names in the order of the masks' numbers, one a line; default: as in the table",
         metavar="FILE",
     )
+    label_separator: str | None = cli.option(
+        None,
+        "what separates names in the column labels; default: ; | or , where one occurs",
+        metavar="TEXT",
+    )
     val_fraction: float | None = cli.option(
         None,
         "part of the images, in (0, 1), that becomes split val if the table has no splits",
@@ -81,7 +86,7 @@ class Options(cli.Options):
             )
         if self.images and not self.labels:
             raise UserError("`--images` needs `--labels`, a CSV file with a column `id` and the classes.")
-        for name in ("labels", "masks", "classes", "val_fraction"):
+        for name in ("labels", "masks", "classes", "label_separator", "val_fraction"):
             if not self.images and getattr(self, name):
                 raise UserError(f"`--{name}` goes with `--images`; `{given[0]}` knows its own.")
         if self.tfds and self.shards:
@@ -172,6 +177,7 @@ def _open_source(options):
             masks=options.masks,
             classes=options.classes,
             val_fraction=options.val_fraction,
+            label_separator=options.label_separator,
         )
     else:
         source = read_voc(options.voc) if options.voc else read_coco(options.coco)

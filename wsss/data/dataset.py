@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from wsss.common import fingerprint, io
+from wsss.common.constants import MAX_CLASSES
 from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data import images
@@ -195,6 +196,23 @@ def parse_example(serialized, keys=None, fallback_id=None):
     )
 
 
+def check_class_count(count: int, owner: str) -> None:
+    """Refuses more classes than a mask has numbers for.
+
+    Args:
+        count: number of foreground classes.
+        owner: what has them, for the message.
+
+    Raises:
+        UserError: `count` exceeds `MAX_CLASSES`.
+    """
+    if count > MAX_CLASSES:
+        raise UserError(
+            f"{owner} has {count} classes; at most {MAX_CLASSES} are possible: a mask has 8 bits a pixel, "
+            "and 255 is unknown. Merge or drop classes, or make several collections."
+        )
+
+
 def open_collection(data):
     """Opens a collection.
 
@@ -211,6 +229,17 @@ def open_collection(data):
     directory = str(data).rstrip("/") or "/"
     if not io.exists(io.join(directory, _INFO)):
         directory = _tfds_directory(str(data))
+    try:
+        collection = _read_metadata(directory, data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The metadata of {data} is not TFDS's ({type(error).__name__}: {error}). Prepare it anew."
+        ) from error
+    check_class_count(len(collection.class_names), f"The collection {data}")
+    return collection
+
+
+def _read_metadata(directory, data):
     info = io.read_json(io.join(directory, _INFO))
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise UserError(f"{data} is stored as {info['fileFormat']}; only TFDS's `tfrecord` format is read.")
@@ -244,6 +273,7 @@ def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, 
     Returns:
         The `Collection`.
     """
+    check_class_count(len(class_names), "The collection")
     import_tensorflow()
     import numpy as np
     import tensorflow_datasets as tfds

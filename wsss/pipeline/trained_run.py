@@ -7,6 +7,7 @@ from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.data.dataset import check_class_count
 from wsss.pipeline.schema import Fields
 
 
@@ -72,6 +73,7 @@ def open_trained_run(model: str = "") -> TrainedRun:
     config = RunConfig()
     if io.exists(config_path):
         config = RunConfig.from_json(io.read_json(config_path), config_path)
+    check_class_count(len(config.class_names), path)
     return TrainedRun(folder, path, digest, config.class_names, config.data, config.split)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from wsss.data.dataset import check_class_count
+
 
 class Problem(NamedTuple):
     """One line of `errors.jsonl`.
@@ -44,6 +46,9 @@ class Item(NamedTuple):
 class Source:
     """A user's collection, listed.
 
+    Raises:
+        UserError: there are more classes than a mask can hold.
+
     Attributes:
         class_names: tuple of str.
         items: list of `Item`; an id appears once in a split.
@@ -57,3 +62,6 @@ class Source:
     has_masks: bool
     problems: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+
+    def __post_init__(self):
+        check_class_count(len(self.class_names), "The collection")

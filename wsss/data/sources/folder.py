@@ -13,7 +13,7 @@ import numpy as np
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
-from wsss.data.dataset import Record
+from wsss.data.dataset import Record, check_class_count
 from wsss.data.images import MAX_PIXELS, BadImage, decode_mask, encode_mask, inspect_image, is_image
 from wsss.data.sources import coco
 from wsss.data.sources.base import Item, Problem, Source
@@ -21,7 +21,7 @@ from wsss.data.sources.files import NameHints, image_ids, list_folder, stem
 from wsss.data.sources.label_table import parse_class_names, parse_label_table
 
 
-def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
+def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, label_separator=None):
     """Lists a folder of images with a table of labels.
 
     Args:
@@ -32,6 +32,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
         classes: path of a file of class names, or None.
         val_fraction: part of the images, in (0, 1), that becomes split `val`, chosen by a hash of the id.
             Only for a table without splits; without either all images are `train`.
+        label_separator: what separates names in the table's column `labels`; None finds out.
 
     Returns:
         `Source`.
@@ -40,7 +41,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
         UserError: a path is missing, or the table cannot be used.
     """
     class_names = read_class_names(classes) if classes else None
-    table = _parse_file(parse_label_table, labels, "--labels", class_names)
+    table = _parse_file(parse_label_table, labels, "--labels", class_names, label_separator)
     if table.has_splits and val_fraction is not None:
         raise UserError("`--val_fraction` is for tables without a column `split`; this one has splits.")
     listing, mask_paths = _list_images_and_masks(images, masks)
@@ -57,9 +58,10 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None):
     for path, row in chosen:
         split = row.split or ("val" if hash_fraction(ids[path]) < (val_fraction or 0) else "train")
         items.append(Item(ids[path], split, row.labels, paths[path], mask_paths.get(stem(path))))
-    notes = []
-    if table.ignored_columns:
-        notes.append(f"columns of the table not used: {', '.join(table.ignored_columns)}")
+    notes = [*table.notes]
+    if table.unused_columns:
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in table.unused_columns.items())
+        notes.append(f"columns of the table not used: {reasons}")
     other = sum(not is_image(path) for path in paths.keys() - chosen_paths)
     if other:
         notes.append(f"files in the folder that are no images: {other}")
@@ -211,7 +213,9 @@ def read_class_names(path):
     Raises:
         UserError: the file cannot be read, or holds no such names.
     """
-    return _parse_file(parse_class_names, path, "--classes")
+    names = _parse_file(parse_class_names, path, "--classes")
+    check_class_count(len(names), str(path))
+    return names
 
 
 def _parse_file(parse, path, flag, *args):

@@ -3,13 +3,21 @@
 A CSV file (comma, semicolon or tab) with a header line: a column `id`, optionally `split`, and either one
 column of 0 and 1 for each class, or one column `labels` of class names. A row of zeros, or without names, is
 an image of pure background.
+
+What tables leave open is decided here, and said in the table's notes: a blank cell (also `nan`, `None`) among
+0 and 1 is 0, and so is -1; names may be a Python or JSON list, or be separated by `;`, `|` or `,`, whichever
+occurs first in this order; a blank separates names only where most words of the cells that have several occur
+alone too. A column is used, or named as unused with the reason.
 """
 
 import csv
 import difflib
 import io
 import re
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wsss.common.constants import IGNORE
@@ -17,8 +25,12 @@ from wsss.common.errors import UserError
 from wsss.data.sources.base import Problem
 
 _SPLIT = re.compile(r"\w+")
-_SEPARATORS = re.compile(r"[;,|]")
 _BACKGROUND = "background"
+_RESERVED = ("id", "split", "labels")
+_SEPARATORS = (";", "|", ",")
+_BLANK = {"", "nan", "none", "null", "na", "n/a", "<na>"}
+_FLAGS = {"true": 1, "false": 0, "yes": 1, "no": 0}
+_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
 
 class Row(NamedTuple):
@@ -39,22 +51,24 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a table of labels holds.
+    """The content of a table of labels.
 
     Attributes:
-        class_names: tuple of str.
-        rows: list of `Row`, those that can be used.
-        problems: list of `Problem`, one for each that cannot.
-        ignored_columns: tuple of str.
+        class_names: the foreground classes.
+        rows: those that can be used.
+        problems: one for each row that cannot.
+        unused_columns: name of the column -> why it is not used.
+        notes: how the table was understood where it leaves that open.
     """
 
-    class_names: tuple
-    rows: list
-    problems: list
-    ignored_columns: tuple
+    class_names: tuple[str, ...]
+    rows: list[Row]
+    problems: list[Problem]
+    unused_columns: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
-    def has_splits(self):
+    def has_splits(self) -> bool:
         """Whether the table says which split an image belongs to."""
         return any(row.split is not None for row in self.rows)
 
@@ -90,13 +104,16 @@ def parse_class_names(text):
     return tuple(names)
 
 
-def parse_label_table(text, class_names=None):
+def parse_label_table(
+    text: str, class_names: Sequence[str] | None = None, label_separator: str | None = None
+) -> LabelTable:
     """Reads a table of labels.
 
     Args:
-        text: str, the CSV file.
-        class_names: tuple of str, the classes in the order of the masks' numbers, or None to take them from
-            the table: every column of 0 and 1, or every name in the column `labels`, sorted.
+        text: the CSV file.
+        class_names: the classes in the order of the masks' numbers, or None to take them from the table:
+            every column of 0 and 1, or every name in the column `labels`, sorted.
+        label_separator: what separates names in the column `labels`; None finds out.
 
     Returns:
         `LabelTable`. Rows with an unknown class, a value that is neither 0 nor 1, a missing cell or an
@@ -110,41 +127,41 @@ def parse_label_table(text, class_names=None):
         raise UserError(f"The table of labels needs a column `id`. Its columns are: {', '.join(header)}.")
     if not rows:
         raise UserError("The table of labels has no rows.")
-    whole = [row for _, row in rows if len(row) == len(header)]
+    complete = [row for _, row in rows if len(row) == len(header)]
     if "labels" in header:
-        column = header.index("labels")
-        cells = [row[column] for row in whole]
-        names, read = _names_reader(cells, class_names, column)
-        used = {"id", "split", "labels"}
+        reader = _read_names(header, complete, class_names, label_separator)
+    elif label_separator is not None:
+        raise UserError("`--label_separator` is for tables with a column `labels`; this one has none.")
     else:
-        names = class_names or _class_columns(header, whole)
-        missing = [name for name in names if name not in header]
-        if missing:
-            near = difflib.get_close_matches(missing[0], header, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise UserError(
-                f"The table of labels has no column for the class `{missing[0]}`, nor one `labels`.{hint}"
-            )
-        columns = [header.index(name) for name in names]
-        read = _flags_reader(names, columns)
-        used = {"id", "split", *names}
-    if not names:
+        reader = _read_flags(header, complete, class_names)
+    if not reader.class_names:
         raise UserError(
             "The table of labels names no class: it needs a column of 0 and 1 for each, or one `labels`. "
             f"Its columns are: {', '.join(header)}."
         )
     usable, problems = [], []
     for line, row in rows:
-        result = _read_row(header, row, line, read)
-        (problems if isinstance(result, Problem) else usable).append(result)
-    ignored = tuple(name for name in header if name not in used)
-    return LabelTable(tuple(names), usable, problems, ignored)
+        result = _read_row(header, row, line, reader.read)
+        if isinstance(result, Problem):
+            problems.append(result)
+        else:
+            usable.append(result)
+    return LabelTable(tuple(reader.class_names), usable, problems, reader.unused_columns, tuple(reader.notes))
+
+
+class _Reader(NamedTuple):
+    """How the labels of a row are read: `read(row)` gives a set of classes, or a str, what is wrong."""
+
+    class_names: tuple[str, ...]
+    read: Callable[[list[str]], set[int] | str]
+    unused_columns: dict[str, str]
+    notes: list[str]
 
 
 def _read_rows(text):
-    first = text.lstrip("\ufeff").split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=delimiter)
+    text = re.sub(r"\Asep=.\r?\n", "", text.lstrip("\ufeff"))  # spreadsheets' hint about the delimiter
+    delimiter = max(",;\t", key=lambda candidate: _count_columns(text, candidate))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         rows = [
             (reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))
@@ -153,11 +170,22 @@ def _read_rows(text):
         raise UserError(f"The table of labels is no CSV file: line {reader.line_num}: {error}.") from error
     if not rows:
         raise UserError("The table of labels is empty.")
-    header = rows[0][1]
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    header = [_clean(name) for name in rows[0][1]]
+    header = [name.lower() if name.lower() in _RESERVED else name for name in header]
+    count = Counter(map(_key, header))
+    repeated = sorted({name for name in header if count[_key(name)] > 1})
     if repeated:
         raise UserError(f"The table of labels has two columns of one name: {', '.join(repeated)}.")
     return header, rows[1:]
+
+
+def _count_columns(text, delimiter):
+    """`(whether the header has a column id, its number of columns)`, quoted delimiters not counted."""
+    try:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    except csv.Error:
+        return False, 0
+    return "id" in (name.strip().lower() for name in header), len(header)
 
 
 def _read_row(header, row, line, read):
@@ -175,71 +203,195 @@ def _read_row(header, row, line, read):
         return Problem(
             image_id, "table", "wrong_split", detail, "Name it in letters, digits and underscores."
         )
-    labels, fault = read(row)
-    if fault:
-        return Problem(
-            image_id, "table", "wrongly_labelled", f"{where}: {fault}", "Correct the row, or the classes."
-        )
+    labels = read(row)
+    if isinstance(labels, str):
+        detail, remedy = f"{where}: {labels}", "Correct the row, or the classes."
+        return Problem(image_id, "table", "wrongly_labelled", detail, remedy)
     return Row(image_id, split, tuple(sorted(labels)), line)
 
 
-def _flags_reader(names, columns):
-    def read(row):
-        labels = set()
-        for label, column in enumerate(columns):
-            flag = _flag(row[column])
-            if flag is None:
-                return None, f"`{names[label]}` is `{row[column]}`, neither 0 nor 1."
-            if flag:
-                labels.add(label)
-        return labels, None
-
-    return read
-
-
-def _names_reader(cells, class_names, column):
-    listed = any(_SEPARATORS.search(cell) for cell in cells)
-
-    def split(cell):
-        return [
-            name.strip() for name in (_SEPARATORS.split(cell) if listed else cell.split()) if name.strip()
-        ]
-
+def _read_flags(header, rows, class_names):
+    """The `_Reader` of one column of 0 and 1 a class."""
+    unused = {}
     if class_names is None:
-        class_names = tuple(sorted({name for cell in cells for name in split(cell)} - {_BACKGROUND}))
-    numbers = {name: number for number, name in enumerate(class_names)}
+        names = []
+        for column, name in enumerate(header):
+            if name not in _RESERVED:
+                reason = _why_no_class(name, [row[column] for row in rows])
+                if reason:
+                    unused[name] = reason
+                else:
+                    names.append(name)
+        columns = [header.index(name) for name in names]
+    else:
+        names, by_key = list(class_names), {_key(name): column for column, name in enumerate(header)}
+        missing = [name for name in names if _key(name) not in by_key]
+        if missing:
+            near = difflib.get_close_matches(missing[0], header, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise UserError(
+                f"The table of labels has no column for the class `{missing[0]}`, nor one `labels`.{hint}"
+            )
+        columns = [by_key[_key(name)] for name in names]
+        others = set(header) - {header[column] for column in columns} - set(_RESERVED)
+        unused = {name: "it is not among the classes given" for name in header if name in others}
+    cells = Counter(_flag(row[column]) for row in rows for column in columns)
+    notes = []
+    if cells[None]:
+        notes.append(f"blank cells in the columns of classes, counted as 0: {cells[None]}")
+    if cells[-1]:
+        notes.append(f"cells of -1 in the columns of classes, counted as 0: {cells[-1]}")
+    has_zeros = cells[0] > 0
 
     def read(row):
-        labels = set()
-        for name in [row[column]] if row[column] in numbers else split(row[column]):
-            words = [name] if name in numbers else name.split()  # names with and without blanks in one table
-            for word in words if all(word in numbers for word in words) else [name]:
-                if word not in numbers and word != _BACKGROUND:
-                    near = difflib.get_close_matches(word, numbers, n=1)
-                    return None, f"no class is called `{word}`" + (f" (`{near[0]}`?)." if near else ".")
-                labels.add(numbers.get(word))
-        return labels - {None}, None
+        flags = [_flag(row[column]) for column in columns]
+        for name, column, flag in zip(names, columns, flags):
+            if flag not in (0, 1, -1, None):
+                return f"`{name}` is `{row[column]}`, neither 0 nor 1."
+        if has_zeros and all(flag is None for flag in flags):
+            return "all of its cells are blank, although the table has zeros."
+        return {label for label, flag in enumerate(flags) if flag == 1}
 
-    return class_names, read
+    return _Reader(tuple(names), read, unused, notes)
 
 
-def _class_columns(header, rows):
-    """Columns that hold 0 and 1 in half of the rows at least, and a fraction (a measurement) in none."""
-    names = []
-    for column, name in enumerate(header):
-        if name in ("id", "split"):
-            continue
-        cells = [row[column] for row in rows]
-        fractions = any(_is_number(cell) and float(cell) % 1 for cell in cells)
-        if not fractions and 2 * sum(_flag(cell) is not None for cell in cells) >= len(cells) > 0:
-            names.append(name)
-    return tuple(names)
+def _why_no_class(name, cells):
+    """Why a column is no class, or None where it is one.
+
+    A class holds 0 and 1 (or -1) in half of its cells that are not blank, and a fraction in none.
+    """
+    if name.lower() == _BACKGROUND:
+        return "the background is no class: an image without classes is all background"
+    flags = [_flag(cell) for cell in cells]
+    filled = [(cell, flag) for cell, flag in zip(cells, flags) if flag is not None]
+    if not filled:
+        return "all of its cells are blank"
+    if any(_is_number(cell) and float(cell) % 1 for cell, _ in filled):
+        return "it holds fractions, as measurements do"
+    if 2 * sum(flag in (0, 1, -1) for _, flag in filled) < len(filled):
+        strange = next(cell for cell, flag in filled if flag not in (0, 1, -1))
+        return f"most of its cells are neither 0 nor 1, such as `{strange[:40]}`"
+    return None
 
 
 def _flag(cell):
-    """0 or 1, also when written `0.0` or `1.0`; None for anything else."""
-    return {0.0: 0, 1.0: 1}.get(float(cell)) if _is_number(cell) else None
+    """0, 1 or -1, also when written `1.0` or `True`; None for a blank; the text itself for anything else."""
+    if cell.lower() in _BLANK:
+        return None
+    if _is_number(cell) and float(cell) in (0, 1, -1):
+        return int(float(cell))
+    return _FLAGS.get(cell.lower(), cell)
 
 
 def _is_number(cell):
     return re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", cell) is not None
+
+
+def _read_names(header, rows, class_names, label_separator):
+    """The `_Reader` of one column of class names."""
+    column = header.index("labels")
+    cells = [row[column] for row in rows]
+    known = {_key(name) for name in class_names or ()}
+    separator, notes = _find_separator(cells, known, label_separator)
+    found = [names for names in (_split_names(cell, separator, known) for cell in cells) if names is not None]
+    spellings = Counter(name for names in found for name in names if _key(name) != _BACKGROUND)
+    if class_names is None:
+        class_names, merged = _merge_spellings(spellings)
+    else:
+        merged = {name for name in spellings if name not in class_names and _key(name) in known}
+    if merged:
+        notes.append(f"spellings of names counted as one class: {', '.join(sorted(merged))}")
+    blank = sum(names == [] for names in found)
+    if blank:
+        notes.append(f"rows without a name in the column `labels`, counted as pure background: {blank}")
+    numbers = {_key(name): number for number, name in enumerate(class_names)}
+
+    def read(row):
+        names = _split_names(row[column], separator, known)
+        if names is None:
+            return f"`{row[column][:60]}` is no list of names."
+        labels = set()
+        for name in names:
+            words = [name] if _key(name) in numbers else name.split()  # a list of known names within a name
+            for word in words if all(_key(word) in numbers for word in words) else [name]:
+                if _key(word) in numbers:
+                    labels.add(numbers[_key(word)])
+                elif _key(word) != _BACKGROUND:
+                    near = difflib.get_close_matches(word, class_names, n=1)
+                    return f"no class is called `{word}`" + (f" (`{near[0]}`?)." if near else ".")
+        return labels
+
+    reason = "the column `labels` says which classes there are"
+    unused = {name: reason for name in header if name not in _RESERVED}
+    return _Reader(tuple(class_names), read, unused, notes)
+
+
+def _find_separator(cells, known, given):
+    """`(separator, notes)`: None where every cell is one name, a blank for any white space."""
+    if given is not None:
+        if not given:
+            raise UserError("`--label_separator` must be at least one character, such as `;`.")
+        return given if given.strip() else " ", []
+    plain = [cell for cell in cells if not _is_list(cell) and _key(cell) not in known | _BLANK]
+    occurring = [separator for separator in _SEPARATORS if any(separator in cell for cell in plain)]
+    if occurring:
+        notes = [f"names in the column `labels` are taken as separated by `{occurring[0]}`"]
+        if occurring[1:]:
+            others = " and ".join(f"`{other}`" for other in occurring[1:])
+            notes[0] += f", and {others} as a part of names (`--label_separator` says otherwise)"
+        return occurring[0], notes
+    several = {word for cell in plain if len(cell.split()) > 1 for word in map(_key, cell.split())}
+    if not several:
+        return None, []
+    alone = known or {_key(cell) for cell in plain}
+    if 2 * len(several & alone) > len(several):
+        return " ", ["names in the column `labels` are taken as separated by blanks"]
+    example = next(cell for cell in plain if len(cell.split()) > 1)
+    return None, [
+        f"blanks in the column `labels` are taken as a part of names, such as `{example[:60]}` "
+        "(`--label_separator ' '` if they separate names)"
+    ]
+
+
+def _split_names(cell, separator, known):
+    """The names in a cell of the column `labels`; None where it looks like a list and is none."""
+    if _key(cell) in known:
+        return [cell]
+    if cell.lower() in _BLANK:
+        return []
+    if _is_list(cell):
+        return _parse_list(cell[1:-1])
+    parts = [cell] if separator is None else cell.split() if separator == " " else cell.split(separator)
+    return [name for name in map(_clean, parts) if name.lower() not in _BLANK]
+
+
+def _is_list(cell):
+    return len(cell) > 1 and cell[0] + cell[-1] in ("[]", "()", "{}")
+
+
+def _parse_list(content):
+    """The names in a list as Python, NumPy or JSON print it, without its brackets; None if it is none."""
+    if not _QUOTED.search(content):
+        names = [_clean(name) for name in content.split(",")]
+        return None if re.search(r"[][(){}:'\"]", content) else [name for name in names if name]
+    if re.sub(r"[\s,]", "", _QUOTED.sub("", content)):
+        return None
+    return [_clean(re.sub(r"\\(.)", r"\1", one or other)) for one, other in _QUOTED.findall(content)]
+
+
+def _merge_spellings(spellings):
+    """`(class names, spellings that were counted as another)`: the most frequent spelling names the class."""
+    by_key = {}
+    for name, _ in sorted(spellings.items(), key=lambda pair: (-pair[1], pair[0])):
+        by_key.setdefault(_key(name), name)
+    return tuple(sorted(by_key.values())), spellings.keys() - set(by_key.values())
+
+
+def _clean(name):
+    """A name on one line, without blanks around it."""
+    return " ".join(name.split())
+
+
+def _key(name):
+    """What two spellings of one name share: neither case nor Unicode form nor line breaks count."""
+    return unicodedata.normalize("NFC", _clean(name)).casefold()
