@@ -14,7 +14,7 @@ from wsss.pipeline.runner import split_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TAKE_BEAM_FLAGS = {"wsss.prepare", "wsss.pseudo_labels", "wsss.predict"}
 TAKE_PIPELINE_FLAGS = {"wsss.predict"}
 PATHS = [path.relative_to(ROOT).as_posix() for path in PAGES]
@@ -84,7 +84,7 @@ def test_every_command_shown_parses(module, arguments, capsys):
 
 
 def test_every_flag_named_in_the_text_exists(capsys):
-    known = {"--quick", "--strict", "--build-arg", "--help"}  # of benchmarks, mkdocs and docker
+    known = {"--quick", "--strict", "--dist", "--build-arg", "--help"}  # benchmarks, mkdocs, pytest, docker
     for program in COMMANDS:
         known |= flags_in(help_of(f"wsss.{program}", [], capsys))
     for page in PAGES:
