@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -30,7 +31,7 @@ class ParameterGroup:
     learning_rate_multiplier: float = 1.0
     weight_decay_multiplier: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             re.compile(self.pattern)
         except re.error as error:
@@ -46,7 +47,10 @@ _EVERYTHING_ELSE = ParameterGroup("")
 
 
 def layer_groups(
-    new_layers: Iterable[str] | Mapping[str, float], *, new_layer_multiplier=10.0, bias_multiplier=2.0
+    new_layers: Iterable[str] | Mapping[str, float],
+    *,
+    new_layer_multiplier: float = 10.0,
+    bias_multiplier: float = 2.0,
 ) -> tuple[ParameterGroup, ...]:
     """The published groups: new layers learn faster, biases twice as fast and without weight decay.
 
@@ -173,17 +177,23 @@ class GroupedSGD(_Grouped, keras.optimizers.SGD):
         weight_decay: factor of the L2 penalty's gradient, >= 0, or None.
         groups: `ParameterGroup`s (or their dictionaries); the first match decides, no match means (1, 1).
         **kwargs: the base optimizer's, such as `global_clipnorm`, `gradient_accumulation_steps`, `use_ema`.
+
+    Example:
+        >>> from wsss.optimizers import GroupedSGD, PolynomialSchedule, layer_groups
+        >>> schedule = PolynomialSchedule(0.01, total_steps=10_000)
+        >>> groups = layer_groups(["fc8"])  # kernels of `fc8` learn 10 times as fast, its biases 20 times
+        >>> optimizer = GroupedSGD(schedule, momentum=0.9, weight_decay=5e-4, groups=groups)
     """
 
     def __init__(
         self,
-        learning_rate=0.01,
-        momentum=0.0,
-        nesterov=False,
-        weight_decay=None,
-        groups=(),
-        name="GroupedSGD",
-        **kwargs,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        groups: Sequence[ParameterGroup | Mapping[str, Any]] = (),
+        name: str = "GroupedSGD",
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate,
@@ -220,7 +230,14 @@ class GroupedAdamW(_Grouped, keras.optimizers.AdamW):
         **kwargs: `keras.optimizers.AdamW`'s.
     """
 
-    def __init__(self, learning_rate=0.001, weight_decay=0.004, groups=(), name="GroupedAdamW", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        weight_decay: float = 0.004,
+        groups: Sequence[ParameterGroup | Mapping[str, Any]] = (),
+        name: str = "GroupedAdamW",
+        **kwargs: Any,
+    ):
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs)
         self._set_groups(groups)
 
@@ -245,7 +262,7 @@ class PolynomialSchedule(keras.optimizers.schedules.LearningRateSchedule):
         power: >= 0.
     """
 
-    def __init__(self, initial_learning_rate, total_steps, power=0.9):
+    def __init__(self, initial_learning_rate: float, total_steps: int, power: float = 0.9):
         if total_steps < 1:
             raise ValueError(f"`total_steps` must be at least 1. Received: {total_steps}.")
         self.initial_learning_rate = initial_learning_rate

@@ -1,4 +1,4 @@
-"""The permutohedral lattice: Gaussian filtering of scattered points in a few dimensions, in linear time.
+"""Permutohedral lattice: Gaussian filtering of scattered points in a few dimensions, in linear time.
 
 A point of `dimensions` features is spread over the `dimensions + 1` vertices of the simplex that it lies in
 (splat), the vertices are blurred along each axis of the lattice, and the point reads its vertices back
@@ -13,6 +13,7 @@ allocated outside the compiled code.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ _FREE = -1  # in the hash table: no vertex here
 
 
 class Lattice(NamedTuple):
-    """The lattice of some pixels; the filter's strength and normalization are in the weights.
+    """Lattice of the pixels of an image; the filter's strength and normalization are in the weights.
 
     Attributes:
         offsets: int32 (pixels, dimensions + 1), the vertices of each pixel.
@@ -41,18 +42,18 @@ class Lattice(NamedTuple):
     neighbors: np.ndarray
 
     @property
-    def vertices(self):
-        """How many vertices there are."""
+    def vertices(self) -> int:
+        """Number of vertices."""
         return self.neighbors.shape[1]
 
     @property
-    def nbytes(self):
-        """Memory that the lattice takes."""
+    def nbytes(self) -> int:
+        """Memory that the lattice takes, bytes."""
         return self.offsets.nbytes + self.weights.nbytes + self.neighbors.nbytes
 
 
 class _Grid(NamedTuple):
-    """How a vertex, integers in a box, is numbered: the sum of (coordinate - low) x stride.
+    """Numbering of the vertices, integers in a box: the sum of (coordinate - low) x stride.
 
     Attributes:
         lows, strides: int, one an axis.
@@ -64,7 +65,7 @@ class _Grid(NamedTuple):
     steps: np.ndarray
 
 
-def build_lattice(pixels, width, widths, strength):
+def build_lattice(pixels: np.ndarray, width: int, widths: Sequence[float], strength: float) -> Lattice:
     """Lattice of an image whose kernel is `strength exp(-|f_i - f_j|^2 / 2)`, symmetrically normalized.
 
     The feature f of a pixel is (x, y, channels...) divided by `widths`.
@@ -82,9 +83,9 @@ def build_lattice(pixels, width, widths, strength):
         ValueError: the kernel is so narrow for the image that its vertices cannot be numbered in 63 bits.
     """
     count, dimensions = len(pixels), 2 + pixels.shape[1]
-    widths = np.asarray(widths, np.float32)
+    kernel_widths = np.asarray(widths, np.float32)
     scale = _elevation_scale(dimensions)
-    grid = _number_vertices((width, -(-count // width), *[256] * pixels.shape[1]), widths, scale)
+    grid = _number_vertices((width, -(-count // width), *[256] * pixels.shape[1]), kernel_widths, scale)
     offsets = np.empty((count, dimensions + 1), np.int32)
     weights = np.empty((count, dimensions + 1), np.float32)
     features = np.zeros((dimensions, _BLOCK), np.float32)
@@ -93,7 +94,7 @@ def build_lattice(pixels, width, widths, strength):
     vertices = 0
     for first in range(0, count, _BLOCK):
         last = min(count, first + _BLOCK)
-        _write_features(pixels, width, first, last, widths, features)
+        _write_features(pixels, width, first, last, kernel_widths, features)
         done = 0
         while done < last - first:
             done, vertices = _embed(
@@ -120,13 +121,13 @@ def build_lattice(pixels, width, widths, strength):
     return Lattice(offsets, weights, neighbors)
 
 
-def _elevation_scale(dimensions):
+def _elevation_scale(dimensions: int) -> tuple[np.float32, ...]:
     """Factors that make the blur's variance one feature unit (Adams et al. 2010, section 3.1), as a tuple."""
     deviation = float(np.float32(math.sqrt(2 / 3) * (dimensions + 1)))
     return tuple(np.float32(deviation / math.sqrt((i + 1) * (i + 2))) for i in range(dimensions))
 
 
-def _number_vertices(sizes, widths, scale):
+def _number_vertices(sizes: Sequence[int], widths: np.ndarray, scale: tuple[np.float32, ...]) -> _Grid:
     """The box that holds all vertices of features below `sizes / widths`, and the numbering in it."""
     reach = [float(size) / float(width) * float(s) for size, width, s in zip(sizes, widths, scale)]
     margin = 3 * (len(scale) + 1)  # a vertex is less than one simplex from its point, a neighbor one further
@@ -158,7 +159,7 @@ class _Table(NamedTuple):
     mass: np.ndarray  # float32 (slots / 2,): the sum of the weights that were splatted on it
 
     @classmethod
-    def empty(cls, bits):
+    def empty(cls, bits: int) -> "_Table":
         slots = 1 << bits
         return cls(
             np.empty(slots, np.int64),
@@ -169,7 +170,7 @@ class _Table(NamedTuple):
         )
 
 
-def _grow(table, vertices):
+def _grow(table: _Table, vertices: int) -> _Table:
     """A table of twice the size with the same vertices."""
     larger = _Table.empty(65 - int(table.shift[0]))
     larger.vertex_keys[:vertices] = table.vertex_keys[:vertices]

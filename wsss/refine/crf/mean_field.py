@@ -1,13 +1,14 @@
-"""The mean-field updates of a dense CRF on its two lattices, several unaries side by side: the hot loops."""
+"""Mean-field updates of a dense CRF on its two lattices, several unaries side by side: the hot loops."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numba.core.extending import register_jitable
 
-from wsss.refine.crf.lattice import add_slice, blur, splat
+from wsss.refine.crf.lattice import Lattice, add_slice, blur, splat
 from wsss.refine.simd import (
     all_maximum,
     all_sum,
@@ -36,7 +37,7 @@ class _Layout:
 
 
 @functools.lru_cache(maxsize=256)
-def _choose_layout(labels, unaries):
+def _choose_layout(labels: int, unaries: int) -> _Layout:
     if labels <= 8:
         unit = next(size for size in (1, 2, 4, 8) if size >= labels)
         width = next((size for size in (4, 8, 16, 24) if size >= unit * unaries), 24)
@@ -52,7 +53,13 @@ _SIX, _THREE = lanes(6), lanes(3)  # vertices of a pixel in the bilateral and th
 _SIXTEEN = lanes(16)
 
 
-def mean_field(bilateral, gaussian, unaries, copies, iterations):
+def mean_field(
+    bilateral: Lattice,
+    gaussian: Lattice,
+    unaries: Sequence[np.ndarray],
+    copies: np.ndarray,
+    iterations: int,
+) -> list[np.ndarray]:
     """Refined probabilities of each unary.
 
     Args:
@@ -105,7 +112,7 @@ def mean_field(bilateral, gaussian, unaries, copies, iterations):
     return results
 
 
-def _aligned(rows, columns):
+def _aligned(rows: int, columns: int) -> np.ndarray:
     """Float32 (rows, columns) that begins at a multiple of 64 bytes: no vector crosses a cache line."""
     memory = np.empty(rows * columns + 16, np.float32)
     start = -memory.ctypes.data % 64 // 4
