@@ -276,8 +276,8 @@ def our_call(row, path):
     import keras
     import tensorflow as tf
 
+    from wsss.inference import CamPredictor, load_model
     from wsss.inference.cam_scores import merge_scales
-    from wsss.inference.predictor import CamPredictor, load_model
 
     model = load_model(path)
     images, labels = photographs(row)

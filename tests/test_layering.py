@@ -119,7 +119,7 @@ LIGHT = sorted(
 )
 IMPORTS_KERAS = {
     *("wsss.utils", "wsss.data.augment", "wsss.data.loader"),
-    *("wsss.inference.fuse_batch_norm", "wsss.inference.graph"),
+    *("wsss.inference.compilation", "wsss.inference.fuse_batch_norm", "wsss.inference.graph"),
 }
 
 

@@ -1,5 +1,7 @@
 """Multi-scale mirrored CAMs: the fast way gives what the straightforward loop gives."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -7,9 +9,12 @@ from PIL import Image
 
 from tests.stand_in import stand_in_model
 from wsss.common.errors import UserError
-from wsss.inference import predictor as inference
+from wsss.inference import settings as settings_module
 from wsss.inference.cam_scores import merge_scales
-from wsss.inference.predictor import CamPredictor, load_predictor
+from wsss.inference.predictor import CamPredictor
+from wsss.inference.settings import find_device
+from wsss.inference.tiling import executor
+from wsss.inference.tiling.executor import TiledExecutor
 from wsss.ops.interpolation import interpolation_matrix
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -62,20 +67,98 @@ def test_without_mirrors_a_map_is_the_networks_own():
     np.testing.assert_allclose(prediction.cams[0], expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_a_mixture_of_sizes_is_traced_once(monkeypatch):
-    traces = []
-    compile_ = inference._compile
-
-    def counting(*args):
-        forward, classes = compile_(*args)
-        traces.append(forward)
-        return forward, classes
-
-    monkeypatch.setattr(inference, "_compile", counting)
+@pytest.mark.backends("tensorflow", reason="a graph for all sizes")
+def test_a_mixture_of_sizes_is_traced_once_on_a_cpu():
     predictor = CamPredictor(stand_in_model())
     for size in [(16, 16), (17, 33), (40, 9)]:
         predictor.predict(photographs(2, size))
-    assert traces[0].experimental_get_tracing_count() == 1
+    assert predictor._forward.any_size.experimental_get_tracing_count() == 1
+    assert predictor.compilations == 0
+
+
+@pytest.mark.backends("tensorflow", reason="a graph for all sizes")
+def test_the_network_of_a_cpu_is_one_graph_without_loops_or_host_calls():
+    predictor = CamPredictor(stand_in_model())
+    graph = predictor._forward.any_size.get_concrete_function().graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert not [kind for kind in kinds if "PyFunc" in kind or "While" in kind]
+
+
+@pytest.mark.backends("tensorflow", reason="XLA beside a graph for all sizes")
+def test_compiled_sizes_are_bounded_and_give_the_same():
+    model = stand_in_model()
+    predictor = CamPredictor(model, scales=(1.0,), jit_compile=True, max_compiled_sizes=2)
+    plain = CamPredictor(model, scales=(1.0,))
+    for size in [(16, 16), (17, 33), (40, 9)]:
+        images = photographs(1, size)
+        for _ in range(3):
+            (ours,), (expected,) = predictor.predict(images), plain.predict(images)
+            np.testing.assert_allclose(ours.cams[0], expected.cams[0], atol=1e-5)
+    assert predictor.compilations == 2
+
+
+def test_groups_of_any_number_take_few_sizes_where_sizes_are_compiled():
+    predictor = CamPredictor(stand_in_model(), scales=(1.0,), jit_compile=True)
+    calls = predictor._divide(photographs(7, (8, 8)), [(8, 8)])
+    assert [len(call.images) for call in calls] == [4, 2, 1]
+    assert [call.start for call in calls] == [0, 4, 6]
+
+
+@pytest.mark.backends("tensorflow", reason="tiled execution")
+def test_a_call_beyond_the_bound_on_activation_memory_runs_tiled(monkeypatch):
+    monkeypatch.setattr(executor, "STRIP_ELEMENTS", 1024)
+    model, (image,) = wide_model(), photographs(1, (40, 40))
+    whole = CamPredictor(model, scales=(0.5, 1.0), mirror=False)
+    bytes_at_40 = int(whole._bytes_per_pixel * 40 * 40)
+    bounded = CamPredictor(model, scales=(0.5, 1.0), mirror=False, max_activation_memory=bytes_at_40 - 1)
+    (expected,), (ours,) = whole.predict([image]), bounded.predict([image])
+    assert whole._tiled is None
+    assert any(isinstance(layer, TiledExecutor) for layer in bounded._tiled.network.layers)
+    for cam, other in zip(ours.cams, expected.cams, strict=True):
+        np.testing.assert_allclose(cam, other, atol=1e-5)
+
+
+def wide_model():
+    """A model with wide maps between narrow ones."""
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(64, 3, padding="same", activation="relu")(image)
+    x = keras.layers.Conv2D(64, 3, padding="same")(keras.layers.Conv2D(64, 3, padding="same")(x))
+    cam = keras.layers.Conv2D(2, 1)(x)
+    scores = keras.layers.GlobalAveragePooling2D()(cam)
+    return SimpleNamespace(
+        cam=keras.Model(image, cam),
+        refined_cam=keras.Model(image, cam),
+        classifier=keras.Model(image, scores),
+    )
+
+
+def test_settings_are_chosen_by_device_and_overridden():
+    assert CamPredictor(stand_in_model()).settings.device == find_device()
+    settings = CamPredictor(stand_in_model(), threads=3, pixels_at_once=77).settings
+    assert (settings.threads, settings.pixels_at_once) == (3, 77)
+
+
+def test_an_accelerator_gets_the_pixels_that_its_memory_holds(monkeypatch):
+    monkeypatch.setattr(settings_module, "find_device", lambda: "gpu")
+    monkeypatch.setattr(settings_module, "_accelerator_memory", lambda: 16 << 30)
+    settings = settings_module.choose_settings(1000.0, threads=2, max_activation_memory=5)
+    assert settings.pixels_at_once * 2 * 1000 <= 8 << 30
+    assert settings.jit_compile
+    assert settings.max_activation_memory is None
+
+
+def test_a_trained_model_is_followed_after_a_refresh():
+    image = keras.Input((None, None, 3))
+    cam = keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(2, 1)(image))
+    scores = keras.layers.GlobalAveragePooling2D()(cam)
+    model = SimpleNamespace(cam=keras.Model(image, cam), classifier=keras.Model(image, scores))
+    predictor = CamPredictor(model, cam="cam", scales=(1.0,), mirror=False)
+    images = photographs(1, (5, 6))
+    model.cam.get_layer("norm").beta.assign([1.0, 2.0])
+    predictor.refresh()
+    expected = keras.ops.convert_to_numpy(model.cam(np.float32(images) / 255, training=False))
+    (prediction,) = predictor.predict(images)
+    np.testing.assert_allclose(prediction.cams[0], expected[0].transpose(2, 0, 1), atol=1e-5)
 
 
 def test_how_images_are_split_into_calls_does_not_matter():
@@ -135,24 +218,7 @@ def test_a_model_for_one_image_size_is_refused():
         CamPredictor(stand_in_model(shape=(32, 32, 3)))
 
 
-def test_a_model_without_class_activation_maps_is_refused(tmp_path):
+def test_a_model_without_class_activation_maps_is_refused():
     plain = keras.Sequential([keras.layers.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()])
-    path = tmp_path / "model.keras"
-    plain.save(path)
     with pytest.raises(UserError, match="no `refined_cam`"):
-        load_predictor(path)
-
-
-def test_a_file_that_is_no_model_and_a_missing_one_are_users_mistakes(tmp_path):
-    path = tmp_path / "model.keras"
-    with pytest.raises(UserError, match="no model at"):
-        load_predictor(path)
-    path.write_bytes(b"not a zip file")
-    with pytest.raises(UserError, match="not a whole"):
-        load_predictor(path)
-    keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(999)]).save(path)
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 255  # among the weights
-    path.write_bytes(damaged)
-    with pytest.raises(UserError, match="not a whole"):
-        load_predictor(path)
+        CamPredictor(plain)

@@ -1,4 +1,4 @@
-"""Batch normalisation and zero padding as part of the convolutions beside them."""
+"""Batch normalization and zero padding folded into the convolutions beside them, once per model."""
 
 import contextlib
 import math
@@ -6,104 +6,172 @@ import math
 import keras
 from keras import layers, ops
 
-from wsss.inference.graph import Step, readers_of
-from wsss.inference.tiling.channels import in_parts, merge_parts
-from wsss.inference.tiling.receptive_field import windows_of_convolution
+from wsss.inference.graph import Step, needed, readers_of, rebuild, steps_of
+from wsss.inference.tiling.channels import concat_channels, is_split, split_output_channels
+from wsss.inference.tiling.receptive_field import convolution_receptive_fields
 
-LARGEST_FOLDED = 1 << 18  # weights; folding more of them takes longer than the maps that it saves
+# Weights of the largest kernel that is folded. A fold is a copy of the kernel beside the model's own, and it
+# saves a pass over the map, which is next to nothing beside a convolution with a larger kernel.
+LARGEST_FOLDED = 1 << 18
 
 
-class FoldedConvolution(layers.Layer):
-    """Zero padding, a convolution, and a batch normalisation, as one convolution with a bias.
+class FusedConvolution(layers.Layer):
+    """Zero padding, a convolution and a batch normalization as one convolution with a bias.
 
     With the moving mean `m` and variance `v`, `(w * x + b - m) / sqrt(v + epsilon) * gamma + beta` is a
-    convolution with the kernel `s w` and the bias `(b - m) s + beta`, `s = gamma / sqrt(v + epsilon)`. The
-    weights stay where they are and are folded anew in each call: they cost no memory for long and follow the
-    original layers while those are trained.
+    convolution with the kernel `s w` and the bias `(b - m) s + beta`, `s = gamma / sqrt(v + epsilon)`. They
+    are computed when the layer is built, and again by `refresh`. Without a batch normalization the weights
+    are those of `convolution` themselves.
 
     Args:
         convolution: a built `Conv2D` or `DepthwiseConv2D` without activation.
         normalization: the built `BatchNormalization` of its channels, or None.
-        zero_padding: `((top, bottom), (left, right))`, zeros around the map in place of what the convolution
-            itself would pad with. None: that.
+        zero_padding: `((top, bottom), (left, right))`, zeros around the map in place of the padding of
+            `convolution`; None: that one.
     """
 
     def __init__(self, convolution, normalization=None, zero_padding=None, **kwargs):
         super().__init__(dtype=convolution.dtype_policy, trainable=False, **kwargs)
-        self.convolution, self.normalization, self.zero_padding = convolution, normalization, zero_padding
+        self.sources = lambda: (convolution, normalization)  # Keras would track the layers as its own
+        self.zero_padding, self.padding = zero_padding, convolution.padding
+        self.kernel_size = tuple(convolution.kernel_size)
+        self.strides, self.dilation_rate = tuple(convolution.strides), tuple(convolution.dilation_rate)
         self.depthwise = isinstance(convolution, layers.DepthwiseConv2D)
+        if normalization is None:
+            self.kernel, self.bias = convolution.kernel, convolution.bias
+        else:
+            channels = (normalization.moving_mean.shape[0],)
+            self.kernel = self.add_weight(shape=convolution.kernel.shape, trainable=False, name="kernel")
+            self.bias = self.add_weight(shape=channels, trainable=False, name="bias")
+            self.refresh()
         self.built = True
 
-    def call(self, x):
-        with _after(x):
-            kernel, bias = self._kernel_and_bias()
-            # A few rows do not pay for parting a larger kernel.
-            small = tuple(kernel.shape[:2]) == (1, 1) and not self.depthwise
-            kernels = in_parts(kernel) if small else [kernel]
-        x = merge_parts([self._convolve(x, ops.cast(kernel, x.dtype)) for kernel in kernels])
-        return x if bias is None else ops.add(x, ops.reshape(ops.cast(bias, x.dtype), (1, 1, 1, -1)))
-
-    def _kernel_and_bias(self):
-        kernel, bias, norm = self.convolution.kernel, self.convolution.bias, self.normalization
+    def refresh(self) -> None:
+        """Folds the current weights of the convolution and the batch normalization."""
+        convolution, norm = self.sources()
         if norm is None:
-            return kernel, bias
+            return
         scale = 1 / ops.sqrt(norm.moving_variance + norm.epsilon)
         if norm.scale:
             scale = scale * norm.gamma
         offset = -norm.moving_mean * scale
         if norm.center:
             offset = offset + norm.beta
-        if bias is not None:
-            offset = offset + bias * scale
-        return kernel * (ops.reshape(scale, kernel.shape[2:]) if self.depthwise else scale), offset
+        if convolution.bias is not None:
+            offset = offset + convolution.bias * scale
+        kernel = convolution.kernel
+        self.kernel.assign(kernel * (ops.reshape(scale, kernel.shape[2:]) if self.depthwise else scale))
+        self.bias.assign(offset)
 
-    def _convolve(self, x, kernel):
-        convolution, zero_padding = self.convolution, self.zero_padding
-        strides, dilation = tuple(convolution.strides), tuple(convolution.dilation_rate)
-        padding = convolution.padding if zero_padding is None else "valid"
-        if zero_padding is not None and keras.backend.backend() == "tensorflow" and not self.depthwise:
-            import tensorflow as tf
-
-            return tf.nn.conv2d(x, kernel, strides, [(0, 0), *zero_padding, (0, 0)], dilations=dilation)
-        if zero_padding is not None:
-            x = ops.pad(x, ((0, 0), *zero_padding, (0, 0)))
-        convolve = ops.depthwise_conv if self.depthwise else ops.conv
-        return convolve(x, kernel, strides, padding, "channels_last", dilation)
+    def call(self, x):
+        return convolve(self, x, self.zero_padding)
 
     def compute_output_shape(self, input_shape):
+        convolution, _ = self.sources()
         if self.zero_padding is None:
-            return self.convolution.compute_output_shape(input_shape)
-        windows = windows_of_convolution(self.convolution, self.zero_padding)
-        size = [side and window.size_out(side) for side, window in zip(input_shape[1:3], windows)]
-        return (input_shape[0], *size, self.convolution.compute_output_shape(input_shape)[-1])
+            return convolution.compute_output_shape(input_shape)
+        fields = convolution_receptive_fields(convolution, self.zero_padding)
+        size = [side and field.output_size(side) for side, field in zip(input_shape[1:3], fields)]
+        return (input_shape[0], *size, convolution.compute_output_shape(input_shape)[-1])
 
 
-def fold_convolutions(steps, outputs):
-    """The steps with `FoldedConvolution` where there can be one; what it replaces is left in, unread.
+def convolve(layer, x, zero_padding=None, *, split_all=True):
+    """What a plain convolution layer computes, with explicit zero padding and without its activation.
 
-    A batch normalisation is folded into the convolution whose output it alone reads, and zero padding into
-    the convolution that reads it.
+    Args:
+        layer: `FusedConvolution`, `Conv2D` or `DepthwiseConv2D`, see `is_plain_convolution`.
+        x: (batch, height, width, channels).
+        zero_padding: `((top, bottom), (left, right))`, or None for the layer's own padding.
+        split_all: whether kernels beyond 1 x 1 are split too, see `split_output_channels`; a few rows do not
+            pay for it.
+
+    Returns:
+        (batch, height, width, channels).
     """
-    readers, made = readers_of(steps, outputs), {}
-    for step in steps:
-        before = made.get(id(step.inputs[0])) if len(step.inputs) == 1 else None
-        alone = len(readers[id(step.inputs[0])]) == 1
-        folded = before and _folded(before.layer, step.layer, alone)
-        made[id(step.output)] = Step(folded, before.args, {}, step.output) if folded else step
-    return list(made.values())
+    x = ops.cast(x, layer.compute_dtype)
+    depthwise = isinstance(layer, layers.DepthwiseConv2D) or getattr(layer, "depthwise", False)
+    may_split = not depthwise and (split_all or tuple(layer.kernel_size) == (1, 1))
+    split = may_split and is_split(layer.kernel.shape[-1])
+    with _after(x) if split else contextlib.nullcontext():
+        kernel = ops.cast(layer.kernel, x.dtype)
+        kernels = split_output_channels(kernel) if split else [kernel]
+    x = concat_channels([_convolution(layer, x, kernel, zero_padding, depthwise) for kernel in kernels])
+    if layer.bias is None:
+        return x
+    return ops.add(x, ops.reshape(ops.cast(layer.bias, x.dtype), (1, 1, 1, -1)))
 
 
-def is_plain_convolution(layer):
-    """Whether the layer is a convolution of channels last, without activation or groups."""
+def _convolution(layer, x, kernel, zero_padding, depthwise):
+    strides, dilation = tuple(layer.strides), tuple(layer.dilation_rate)
+    padding = layer.padding if zero_padding is None else "valid"
+    if keras.backend.backend() == "tensorflow" and not depthwise:
+        import tensorflow as tf
+
+        # Keras would pad the map in a copy of its own, and cut it into coarser ones to dilate it.
+        around = padding.upper() if zero_padding is None else [(0, 0), *zero_padding, (0, 0)]
+        return tf.nn.conv2d(x, kernel, strides, around, dilations=dilation)
+    if zero_padding is not None:
+        x = ops.pad(x, ((0, 0), *zero_padding, (0, 0)))
+    conv = ops.depthwise_conv if depthwise else ops.conv
+    return conv(x, kernel, strides, padding, "channels_last", dilation)
+
+
+def optimize_for_inference(model: keras.Model) -> keras.Model:
+    """The network with batch normalization and zero padding folded into its convolutions.
+
+    Args:
+        model: functional `keras.Model`.
+
+    Returns:
+        `keras.Model` for inference alone, equal to `model` up to rounding. It shares the weights of all other
+        layers with `model`; after those of `model` have changed, call `refresh_folded_weights` on it.
+    """
+    steps, copy = steps_of(model)
+    steps = needed(_fuse(steps, copy.outputs), copy.outputs)
+    return rebuild(steps, copy.inputs, copy.outputs)
+
+
+def refresh_folded_weights(network: keras.Model) -> None:
+    """Folds the current weights of the model from which `optimize_for_inference` made `network`."""
+    for layer in network.layers:
+        if isinstance(layer, FusedConvolution):
+            layer.refresh()
+
+
+def is_plain_convolution(layer) -> bool:
+    """Whether the layer is a convolution of channels last, without activation or groups.
+
+    Subclasses that are neither Keras's nor ours may compute anything, and are left alone.
+    """
     return (
         isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))
+        and type(layer).__module__.split(".")[0] in ("keras", "wsss")
         and layer.activation is keras.activations.linear
         and layer.data_format == "channels_last"
         and getattr(layer, "groups", 1) == 1
     )
 
 
-def _folded(before, layer, alone):
+def _fuse(steps, outputs):
+    """The steps with `FusedConvolution` where there can be one; what it replaces is left in, unread.
+
+    A batch normalization is folded into the convolution whose output it alone reads, and zero padding into
+    the convolution that reads it.
+    """
+    readers, replaced = readers_of(steps, outputs), {}
+    for step in steps:
+        before = replaced.get(id(step.inputs[0])) if len(step.inputs) == 1 else None
+        alone = len(readers[id(step.inputs[0])]) == 1
+        fused = before and _fused(before.layer, step.layer, alone)
+        if fused:
+            step = Step(fused, before.args, {}, step.output)
+        elif _is_faster_fused(step.layer):
+            step = step._replace(layer=FusedConvolution(step.layer, name=f"{step.layer.name}_fused"))
+        replaced[id(step.output)] = step
+    return list(replaced.values())
+
+
+def _fused(before, layer, alone):
     """The convolution that does what `before` and `layer` do, or None.
 
     Args:
@@ -112,19 +180,27 @@ def _folded(before, layer, alone):
         alone: whether no other layer reads it.
     """
     if isinstance(before, layers.ZeroPadding2D) and is_plain_convolution(layer) and layer.padding == "valid":
-        return FoldedConvolution(layer, None, before.padding, name=f"{layer.name}_padded")
+        return FusedConvolution(layer, None, before.padding, name=f"{layer.name}_padded")
     if not isinstance(layer, layers.BatchNormalization) or layer.axis not in (-1, 3) or not alone:
         return None
-    padding = None
-    if isinstance(before, FoldedConvolution) and before.normalization is None:
-        before, padding = before.convolution, before.zero_padding
-    if not is_plain_convolution(before) or math.prod(before.kernel.shape) > LARGEST_FOLDED:
+    padding, normalized = None, False
+    if isinstance(before, FusedConvolution):
+        padding, (before, normalized) = before.zero_padding, before.sources()
+    if normalized or not is_plain_convolution(before) or math.prod(before.kernel.shape) > LARGEST_FOLDED:
         return None
-    return FoldedConvolution(before, layer, padding, name=f"{before.name}_folded")
+    return FusedConvolution(before, layer, padding, name=f"{before.name}_folded")
+
+
+def _is_faster_fused(layer):
+    """Whether a plain convolution alone is faster as `FusedConvolution`: dilated, or split on this CPU."""
+    if keras.backend.backend() != "tensorflow" or not is_plain_convolution(layer):
+        return False
+    dilated = layer.strides == (1, 1) != tuple(layer.dilation_rate)
+    return not isinstance(layer, layers.DepthwiseConv2D) and (dilated or is_split(layer.kernel.shape[-1]))
 
 
 def _after(x):
-    """What is computed inside waits for `x`; or TensorFlow folds, and holds, all kernels at once."""
+    """What is computed inside waits for `x`; or TensorFlow splits, and holds, all kernels at once."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""A functional Keras model as the list of its layers' calls, to be rewritten and built again."""
+"""A functional Keras model as the list of its layer calls, to be rewritten and built again."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import keras
 
 
 class Step(NamedTuple):
-    """One call of a layer; tensors are known by their ids."""
+    """One call of a layer; tensors are identified by `id`."""
 
     layer: Any
     args: tuple
@@ -14,12 +14,12 @@ class Step(NamedTuple):
     output: Any
 
     @property
-    def inputs(self):
+    def inputs(self) -> list:
         return [x for x in keras.tree.flatten((self.args, self.kwargs)) if isinstance(x, keras.KerasTensor)]
 
 
-def steps_of(model):
-    """The calls of a functional model's layers on new tensors, in order, and the model of these tensors."""
+def steps_of(model: keras.Model) -> tuple[list[Step], keras.Model]:
+    """The layer calls of a functional model on new symbolic tensors, in order, and the model of these."""
     steps = []
 
     def record(layer, *args, **kwargs):
@@ -31,23 +31,18 @@ def steps_of(model):
     return steps, copy
 
 
-def run(steps, values):
-    """Calls the layers; `values` holds the tensors by the ids of those that they stand for."""
-    for step in steps:
-        layer, args, kwargs, output = replace_inputs(step, values)
-        for old, new in zip(keras.tree.flatten(output), keras.tree.flatten(layer(*args, **kwargs))):
-            values[id(old)] = new
-
-
-def submodel(steps, inputs, outputs):
-    """`keras.Model` of some steps, from the tensors `inputs` to the tensors `outputs`."""
+def rebuild(steps: list[Step], inputs, outputs) -> keras.Model:
+    """`keras.Model` of the steps, from new inputs like the tensors `inputs` to what stands for `outputs`."""
     new = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
     values = {id(x): y for x, y in zip(inputs, new)}
-    run(steps, values)
+    for step in steps:
+        layer, args, kwargs, output = replace_inputs(step, values)
+        for old, value in zip(keras.tree.flatten(output), keras.tree.flatten(layer(*args, **kwargs))):
+            values[id(old)] = value
     return keras.Model(new, [values[id(x)] for x in outputs])
 
 
-def readers_of(steps, outputs):
+def readers_of(steps: list[Step], outputs) -> dict:
     """Id of a tensor -> the steps that read it, and None for an output of the model."""
     readers = {id(x): [None] for x in outputs}
     for step in steps:
@@ -56,7 +51,7 @@ def readers_of(steps, outputs):
     return readers
 
 
-def needed(steps, outputs):
+def needed(steps: list[Step], outputs) -> list[Step]:
     """The steps that `outputs` depend on, in order."""
     wanted, kept = {id(x) for x in outputs}, []
     for step in reversed(steps):
@@ -66,23 +61,23 @@ def needed(steps, outputs):
     return kept[::-1]
 
 
-def replace_inputs(step, replacements):
-    """The step with some of the tensors that it reads replaced, by their ids."""
+def replace_inputs(step: Step, replacements: dict) -> Step:
+    """The step with some of its input tensors replaced; `replacements` maps ids to new tensors."""
     args, kwargs = keras.tree.map_structure(lambda x: replacements.get(id(x), x), (step.args, step.kwargs))
     return step._replace(args=args, kwargs=kwargs)
 
 
-def in_order(steps):
+def topological_order(steps: list[Step]) -> list[Step]:
     """The steps, each after those whose outputs it reads."""
-    made = {id(x) for step in steps for x in keras.tree.flatten(step.output)}
+    pending = {id(x) for step in steps for x in keras.tree.flatten(step.output)}
     ordered, left = [], list(steps)
     while left:
         waiting = []
         for step in left:
-            if any(id(x) in made for x in step.inputs):
+            if any(id(x) in pending for x in step.inputs):
                 waiting.append(step)
             else:
                 ordered.append(step)
-                made.difference_update(id(x) for x in keras.tree.flatten(step.output))
+                pending.difference_update(id(x) for x in keras.tree.flatten(step.output))
         left = waiting
     return ordered

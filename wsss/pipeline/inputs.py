@@ -30,8 +30,8 @@ class Inputs:
         """Of the affinity model's bytes."""
         return self.affinity_model.model_hash if self.affinity_model else None
 
-    def relation_predictor(self, max_side: int) -> tuple[str, str, int] | None:
-        """Arguments of `wsss.inference.predictor.cached_relation_predictor`, or None without that model."""
+    def affinity_predictor(self, max_side: int) -> tuple[str, str, int] | None:
+        """Arguments of `wsss.inference.loading.cached_affinity_predictor`, or None without that model."""
         run = self.affinity_model
         return None if run is None else (run.model_path, run.model_hash, max_side)
 
@@ -60,7 +60,7 @@ def open_inputs(
     Raises:
         UserError: the images lack tags, or have those of other classes; a model cannot be used.
     """
-    from wsss.inference.predictor import cached_predictor
+    from wsss.inference.loading import cached_predictor
 
     collection = images.collection
     if collection is None and image_labels == "truth":
@@ -89,11 +89,11 @@ def _check_classes(model: TrainedRun, collection: Collection | None, data: str) 
 
 def _open_affinity_model(path: str, max_side: int) -> TrainedRun:
     """The run of `--affinity_model`; it is loaded here, so that a wrong one stops the job at once."""
-    from wsss.inference.predictor import cached_relation_predictor
+    from wsss.inference.loading import cached_affinity_predictor
 
     run = open_trained_run(path)
     try:
-        cached_relation_predictor(run.model_path, run.model_hash, max_side)
+        cached_affinity_predictor(run.model_path, run.model_hash, max_side)
     except UserError as error:
         raise UserError(f"`--affinity_model {path}`: {error}") from error
     return run

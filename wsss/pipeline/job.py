@@ -109,7 +109,7 @@ def _label(
         Background(threshold, options.background_alpha),
         options.crf_preset,
         options.crf_unary,
-        relation_predictor=inputs.relation_predictor(options.max_side),
+        affinity_predictor=inputs.affinity_predictor(options.max_side),
         walk_beta=options.walk_beta,
         walk_steps=options.walk_steps,
         write=options.write,

@@ -1,24 +1,32 @@
-"""A network of which some rows are made after the others gives what the whole gives."""
+"""Tiled execution gives the numbers of the whole network."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from tests.inference.tiling.test_optimize import assert_equal_outputs, images, with_statistics
+from tests.inference.test_fuse_batch_norm import assert_equal_outputs, images, outputs_of, with_statistics
+from wsss.inference.fuse_batch_norm import optimize_for_inference
 from wsss.inference.graph import steps_of
-from wsss.inference.tiling import executor as streaming
-from wsss.inference.tiling.executor import RowStream
-from wsss.inference.tiling.optimize import lean_network
+from wsss.inference.tiling import executor
+from wsss.inference.tiling.executor import TiledExecutor
+from wsss.inference.tiling.tile import activation_bytes_per_pixel, tile_network
+from wsss.weights.published import published_seam
+
+pytestmark = pytest.mark.backends("tensorflow", reason="tiled execution")
 
 
 @pytest.fixture(autouse=True)
-def _few_rows_at_once(monkeypatch):
-    monkeypatch.setattr(streaming, "STREAM_ELEMENTS", 256)
+def _few_rows_a_strip(monkeypatch):
+    monkeypatch.setattr(executor, "STRIP_ELEMENTS", 256)
 
 
-def streams(model):
-    return [layer for layer in model.layers if isinstance(layer, RowStream)]
+def executors(model):
+    return [layer for layer in model.layers if isinstance(layer, TiledExecutor)]
+
+
+def tiled(model):
+    return tile_network(optimize_for_inference(model))
 
 
 def convolve(x, channels, size=3, **options):
@@ -43,12 +51,12 @@ def through_wide_maps(image, **options):
     ],
 )
 @pytest.mark.parametrize("shape", [(1, 37, 20, 3), (3, 16, 31, 3), (2, 7, 7, 3)])
-def test_windows_of_every_kind(options, shape):
+def test_receptive_fields_of_every_kind(options, shape):
     image = keras.Input((None, None, 3))
     model = with_statistics(keras.Model(image, [through_wide_maps(image, **options)]))
-    lean = lean_network(model)
-    assert len(streams(lean)) == 1
-    assert_equal_outputs(model, lean, images(*shape))
+    network = tiled(model)
+    assert len(executors(network)) == 1
+    assert_equal_outputs(model, network, images(*shape))
 
 
 def test_shortcuts_side_outputs_and_depthwise_convolutions():
@@ -58,58 +66,75 @@ def test_shortcuts_side_outputs_and_depthwise_convolutions():
     y = layers.DepthwiseConv2D(3, padding="same", dilation_rate=2)(convolve(x, 48))
     shortcut = layers.Add()([x, layers.BatchNormalization()(y)])
     model = with_statistics(keras.Model(image, [side, layers.Conv2D(2, 1)(shortcut)]))
-    lean = lean_network(model)
-    (stream,) = streams(lean)
-    assert [x.shape[-1] for x in stream.whole.outputs] == [2, 2]
-    assert_equal_outputs(model, lean, images(2, 33, 18, 3))
+    network = tiled(model)
+    (inside,) = executors(network)
+    assert [x.shape[-1] for x in inside.whole.outputs] == [2, 2]
+    assert_equal_outputs(model, network, images(2, 33, 18, 3))
 
 
-def test_a_layer_that_looks_at_the_whole_map_parts_two_streams():
+def test_a_layer_that_looks_at_the_whole_map_parts_two_executors():
     image = keras.Input((None, None, 3))
     x = through_wide_maps(image)
     gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
     model = with_statistics(keras.Model(image, [through_wide_maps(layers.Multiply()([x, gate]))]))
-    lean = lean_network(model)
-    assert len(streams(lean)) == 2
-    assert_equal_outputs(model, lean, images(2, 21, 16, 3))
+    network = tiled(model)
+    assert len(executors(network)) == 2
+    assert_equal_outputs(model, network, images(2, 21, 16, 3))
 
 
-@pytest.mark.backends("tensorflow", reason="other backends run the part as a whole")
-def test_a_map_of_the_whole_height_is_never_made():
+def test_no_map_is_held_with_its_whole_height():
     import tensorflow as tf
 
     image = keras.Input((None, None, 3))
-    lean = lean_network(with_statistics(keras.Model(image, [through_wide_maps(image)])))
-    (stream,) = streams(lean)
+    network = tiled(with_statistics(keras.Model(image, [through_wide_maps(image)])))
+    (inside,) = executors(network)
     heights = []
-    advance = stream._advance
+    advance = inside._advance
 
-    def recording(inputs, held, plan):
-        held = advance(inputs, held, plan)
+    def recording(inputs, held, schedule):
+        held = advance(inputs, held, schedule)
         heights.extend(tf.shape(x)[1] for x in held[:-1])
         return held
 
-    stream._advance = recording
-    lean(images(1, 64, 16, 3), training=False)
+    inside._advance = recording
+    network(images(1, 64, 16, 3), training=False)
     assert max(map(int, heights)) <= 3  # the last two rows of a window of three, and one that waits
     assert len(heights) > 64  # and in many iterations
 
 
-def test_what_is_wide_outside_stays_as_it_is():
+def test_a_network_whose_inputs_are_as_wide_as_its_maps_is_not_tiled():
     image = keras.Input((None, None, 32))
-    model = keras.Model(image, [convolve(image, 32)])
-    assert not streams(lean_network(model))
+    assert tiled(keras.Model(image, [convolve(image, 32)])) is None
 
 
-@pytest.mark.backends("tensorflow", reason="graphs for images of unknown size exist under TensorFlow alone")
+def test_resnet38_keeps_its_outputs_and_holds_no_wide_map(monkeypatch):
+    monkeypatch.setattr(executor, "STRIP_ELEMENTS", 2048)
+    model = with_statistics(outputs_of(published_seam(3, "linear", width=1 / 8)))
+    network = tiled(model)
+    assert_equal_outputs(model, network, images(2, 41, 64, 3))
+    assert_equal_outputs(model, network, images(1, 9, 130, 3))
+    (inside,) = executors(network)
+    assert max(output.shape[-1] for output in inside.whole.outputs) == 4  # of 512 inside
+    assert not {"b2-add", "b7-conv_branch1", "bn7"} & {layer.name for layer in network.layers}
+
+
+def test_activation_memory_counts_the_maps_alive_at_once():
+    image = keras.Input((None, None, 3))
+    x = layers.ReLU()(layers.Conv2D(8, 1, strides=2)(image))  # 3 + 8/4, then 8/4 + 8/4 values a pixel
+    model = keras.Model(image, [layers.GlobalAveragePooling2D()(x)])
+    assert activation_bytes_per_pixel(model) == pytest.approx(4 * (3 + 8 / 4))
+    both = keras.Model(image, [layers.Concatenate()([image, layers.ReLU()(image)])])
+    assert activation_bytes_per_pixel(both) == 4 * (3 + 3 + 6)
+
+
 def test_one_graph_serves_all_sizes():
     import tensorflow as tf
 
     image = keras.Input((None, None, 3))
     model = with_statistics(keras.Model(image, [through_wide_maps(image)]))
-    lean = lean_network(model)
+    network = tiled(model)
     run = tf.function(
-        lambda x: lean(x, training=False), [tf.TensorSpec((None, None, None, 3))], autograph=False
+        lambda x: network(x, training=False), [tf.TensorSpec((None, None, None, 3))], autograph=False
     )
     for shape in [(1, 9, 9, 3), (2, 30, 8, 3), (1, 1, 5, 3)]:
         expected = model(images(*shape), training=False)[0]
@@ -117,7 +142,7 @@ def test_one_graph_serves_all_sizes():
     assert run.experimental_get_tracing_count() == 1
 
 
-def test_steps_of_a_streamed_network_are_in_order():
+def test_steps_of_a_tiled_network_are_in_order():
     image = keras.Input((None, None, 3))
-    steps, _ = steps_of(lean_network(keras.Model(image, [through_wide_maps(image)])))
-    assert isinstance(steps[0].layer, RowStream)
+    steps, _ = steps_of(tiled(keras.Model(image, [through_wide_maps(image)])))
+    assert isinstance(steps[0].layer, TiledExecutor)

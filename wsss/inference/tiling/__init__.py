@@ -1,1 +1,1 @@
-"""Inference with bounded activation memory, for machines without an accelerator."""
+"""Tiled execution for CPUs: `tile.tile_network` is the one entry, used where maps exceed a stated bound."""

@@ -1,4 +1,4 @@
-"""What the layers of a network look at, and in which order the rows of their maps can be made."""
+"""Receptive fields of layers, and the schedule by which maps are computed in strips of rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Window(NamedTuple):
-    """What a layer reads along one axis of a map.
+class ReceptiveField(NamedTuple):
+    """Input cells that one output cell of a layer depends on, along one axis of a map.
 
-    Cell `i` of its output is made of `extent` cells of its input, from cell `stride * i - before` on;
-    `before` and `after` zeros lie around the input.
+    Output cell `i` depends on `extent` cells of the input, from cell `stride * i - before` on; `before` and
+    `after` zeros pad the input.
     """
 
     extent: int = 1
@@ -19,38 +19,38 @@ class Window(NamedTuple):
     after: int = 0
 
     @property
-    def keeps_size(self):
+    def keeps_size(self) -> bool:
         """Whether the output is as long as the input."""
         return self.stride == 1 and self.before + self.after == self.extent - 1
 
-    def size_out(self, size):
-        """Cells of the output for those of the input."""
-        return self.made_of(size, size)
+    def output_size(self, size: int) -> int:
+        """Length of the output for an input of length `size`."""
+        return self.available_outputs(size, size)
 
-    def made_of(self, cells, size):
-        """How many cells of the output can be made of the first `cells` of the `size` cells of the input."""
+    def available_outputs(self, cells: int, size: int) -> int:
+        """How many output cells can be computed from the first `cells` of an input of length `size`."""
         zeros = self.after if cells == size else 0
         return max((self.before + cells + zeros - self.extent) // self.stride + 1, 0)
 
-    def first_read(self, cell):
-        """First cell of the input that a cell of the output is made of; negative where zeros lie."""
+    def input_start(self, cell: int) -> int:
+        """First input cell in the receptive field of an output cell; negative inside the zero padding."""
         return cell * self.stride - self.before
 
 
-ONE_TO_ONE = Window()
+POINTWISE = ReceptiveField()
 
 
-def windows_of_convolution(convolution, zero_padding=None):
-    """The `Window`s of a convolution along rows and columns.
+def convolution_receptive_fields(convolution, zero_padding=None) -> tuple[ReceptiveField, ...] | None:
+    """The receptive fields of a convolution along rows and columns.
 
     Args:
-        convolution: `Conv2D` or `DepthwiseConv2D`, channels last.
-        zero_padding: `((top, bottom), (left, right))`, in place of what the convolution itself pads with.
+        convolution: `Conv2D`, `DepthwiseConv2D` or `FusedConvolution`, channels last.
+        zero_padding: `((top, bottom), (left, right))`, in place of the convolution's own padding.
 
     Returns:
-        Two; or None where the size of the map decides how it is padded.
+        Two; or None where the padding depends on the size of the map.
     """
-    windows = []
+    fields = []
     for axis in (0, 1):
         extent = (convolution.kernel_size[axis] - 1) * convolution.dilation_rate[axis] + 1
         stride = convolution.strides[axis]
@@ -62,153 +62,159 @@ def windows_of_convolution(convolution, zero_padding=None):
             zeros = (extent - 1) // 2, extent // 2
         else:
             return None
-        windows.append(Window(extent, stride, *zeros))
-    return tuple(windows)
+        fields.append(ReceptiveField(extent, stride, *zeros))
+    return tuple(fields)
 
 
-class Reading(NamedTuple):
-    """What one layer of a network reads.
+class LayerInputs(NamedTuple):
+    """Which maps one layer of a network reads, and with which receptive fields.
 
     Attributes:
-        maps: numbers of its inputs. Maps are numbered from 0: first those that the network is given, then the
-            output of each layer in turn.
-        rows, columns: how it reads them.
+        maps: numbers of its inputs. Maps are numbered from 0: the inputs of the network, then the output of
+            each layer in turn.
+        rows, columns: receptive fields along the axes.
     """
 
     maps: tuple[int, ...]
-    rows: Window
-    columns: Window
+    rows: ReceptiveField
+    columns: ReceptiveField
 
 
-class RowPlan(NamedTuple):
-    """Which rows are read, made and forgotten in each of some iterations.
+class StripSchedule(NamedTuple):
+    """Which rows are read, computed and evicted in each iteration.
 
-    Where a layer can make no row yet, or has made all, it makes `RowOrder.idle_rows` of zeros that nobody
-    reads.
+    Where a layer can compute no row yet, or has computed all, it computes `StripScheduler.idle_rows` rows of
+    zeros that nothing reads.
 
     Attributes:
         strips: int32 (iterations, strips, 2): first row (of those that are held) and number of the rows that
-            a layer reads of a map. There is one strip for each pair in `RowOrder.strips_of`.
+            a layer reads of a map. There is one strip for each pair in `StripScheduler.strips_of`.
         zeros: int32 (iterations, strips, 2): rows of zeros above and below.
-        made: int32 (iterations, kept maps): rows that are new of each kept map.
-        forgotten: int32 (iterations, kept maps): rows of each kept map that no layer reads any more.
+        computed: int32 (iterations, held maps): new rows of each held map.
+        evicted: int32 (iterations, held maps): rows of each held map that no layer reads any more.
     """
 
     strips: np.ndarray
     zeros: np.ndarray
-    made: np.ndarray
-    forgotten: np.ndarray
+    computed: np.ndarray
+    evicted: np.ndarray
 
 
-class RowOrder:
-    """The order in which the rows of a network's maps are made: of each as many as can be, some at a time.
+class StripScheduler:
+    """Schedules the rows of a network's maps: in each iteration as many of each as can be computed.
+
+    Layers whose outputs always have the same rows form a sync group: a pointwise layer joins the group of its
+    inputs, every other layer starts one.
 
     Args:
-        readings: the layers in the order in which they are called.
-        given: how many maps the network is given.
-        outputs: numbers of the maps that it gives.
-        idle_rows: how many rows a layer makes where there is nothing to make: 0, or 1 for layers that cannot
-            make an empty map.
+        layer_inputs: those of the layers, in the order in which they are called.
+        inputs: how many inputs the network has.
+        outputs: numbers of the maps that are its outputs.
+        idle_rows: how many rows a layer computes where none can be: 0, or 1 for layers that cannot compute an
+            empty map.
 
     Attributes:
         strips_of: `(layer, number of a map)` of each strip of rows that must be cut out of a map, where a
-            layer does not just read the rows that are new.
-        kept: numbers of the maps some rows of which are held from one iteration to the next; the outputs
-            with all their rows.
+            layer does not just read the new rows.
+        held: numbers of the maps of which rows are held from one iteration to the next; the outputs with all
+            their rows.
     """
 
-    def __init__(self, readings: Sequence[Reading], given: int, outputs: Sequence[int], *, idle_rows: int):
-        self.readings, self.given, self.outputs = tuple(readings), given, tuple(outputs)
+    def __init__(
+        self, layer_inputs: Sequence[LayerInputs], inputs: int, outputs: Sequence[int], *, idle_rows: int
+    ):
+        self.layer_inputs, self.inputs, self.outputs = tuple(layer_inputs), inputs, tuple(outputs)
         self.idle_rows = idle_rows
-        self.fronts = self._fronts()
+        self.sync_groups = self._sync_groups()
         self.strips_of = tuple(
             (layer, number)
-            for layer, reading in enumerate(self.readings)
-            for number in reading.maps
-            if not self.abreast(layer, number)
+            for layer, reads in enumerate(self.layer_inputs)
+            for number in reads.maps
+            if not self.is_synchronized(layer, number)
         )
         self._readers = {number: [] for number in self.outputs}
         for layer, number in self.strips_of:
-            if number >= given:
+            if number >= inputs:
                 self._readers.setdefault(number, []).append(layer)
-        self.kept = tuple(sorted(self._readers))
+        self.held = tuple(sorted(self._readers))
 
-    def _fronts(self):
-        """For each layer the number of its front: maps of one front always have the same rows."""
-        fronts = []
-        for reading in self.readings:
+    def _sync_groups(self):
+        """The number of each layer's sync group."""
+        groups = []
+        for reads in self.layer_inputs:
             before = {
-                fronts[number - self.given] if number >= self.given else None for number in reading.maps
+                groups[number - self.inputs] if number >= self.inputs else None for number in reads.maps
             }
-            alone = reading.rows == ONE_TO_ONE and len(before) == 1 and None not in before
-            fronts.append(before.pop() if alone else max(fronts, default=-1) + 1)
-        return tuple(fronts)
+            joins = reads.rows == POINTWISE and len(before) == 1 and None not in before
+            groups.append(before.pop() if joins else max(groups, default=-1) + 1)
+        return tuple(groups)
 
-    def abreast(self, layer, number):
-        """Whether a layer always makes the rows that the map has, so that it reads just the new ones."""
-        return number >= self.given and self.fronts[number - self.given] == self.fronts[layer]
+    def is_synchronized(self, layer: int, number: int) -> bool:
+        """Whether a layer always has the rows that the map has, so that it reads just the new ones."""
+        return number >= self.inputs and self.sync_groups[number - self.inputs] == self.sync_groups[layer]
 
-    def sizes(self, given: Sequence[tuple[int, int]]):
-        """`(height, width)` of all maps for those of the given ones."""
-        sizes = list(given)
-        for reading in self.readings:
-            height, width = sizes[reading.maps[0]]
-            sizes.append((reading.rows.size_out(height), reading.columns.size_out(width)))
+    def sizes(self, inputs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """`(height, width)` of all maps for those of the inputs."""
+        sizes = list(inputs)
+        for reads in self.layer_inputs:
+            height, width = sizes[reads.maps[0]]
+            sizes.append((reads.rows.output_size(height), reads.columns.output_size(width)))
         return sizes
 
-    def plan(self, heights: Sequence[int], times: int) -> RowPlan:
+    def schedule(self, heights: Sequence[int], strips: int) -> StripSchedule:
         """The rows of each iteration.
 
         Args:
             heights: of all maps.
-            times: an iteration makes at most one part in so many of the rows of a map.
+            strips: an iteration computes at most one part in so many of the rows of a map.
         """
-        last = {front: heights[self.given + layer] for layer, front in enumerate(self.fronts)}
-        stops = dict.fromkeys(last, 0)  # of each front, how many rows are made
+        total = {group: heights[self.inputs + layer] for layer, group in enumerate(self.sync_groups)}
+        stops = dict.fromkeys(total, 0)  # of each sync group, how many rows are computed
         iterations = []
-        while stops != last:
-            before, stops = stops, self._advance(stops, last, heights, times)
+        while stops != total:
+            before, stops = stops, self._advance(stops, total, heights, strips)
             iterations.append(self._iteration(before, stops, heights))
-        return RowPlan(*(np.asarray(part, "int32") for part in zip(*iterations)))
+        return StripSchedule(*(np.asarray(part, "int32") for part in zip(*iterations)))
 
-    def _advance(self, stops, last, heights, times):
+    def _advance(self, stops, total, heights, strips):
         after: dict[int, int] = {}
-        for layer, reading in enumerate(self.readings):
-            front = self.fronts[layer]
-            if front in after:
+        for layer, reads in enumerate(self.layer_inputs):
+            group = self.sync_groups[layer]
+            if group in after:
                 continue
-            limit = stops[front] - (-last[front] // times)
-            made = [
-                reading.rows.made_of(self._rows(number, after, heights), heights[number])
-                for number in reading.maps
+            limit = stops[group] - (-total[group] // strips)
+            available = [
+                reads.rows.available_outputs(self._rows(number, after, heights), heights[number])
+                for number in reads.maps
             ]
-            after[front] = min(limit, *made)
+            after[group] = min(limit, *available)
         return after
 
     def _iteration(self, before: Mapping, after: Mapping, heights):
         strips, zeros = [], []
         for layer, number in self.strips_of:
-            rows, front = self.readings[layer].rows, self.fronts[layer]
-            first = rows.first_read(before[front])
-            new = max(after[front] - before[front], self.idle_rows)
+            rows, group = self.layer_inputs[layer].rows, self.sync_groups[layer]
+            first = rows.input_start(before[group])
+            new = max(after[group] - before[group], self.idle_rows)
             count = max((new - 1) * rows.stride + rows.extent, 0)
             above = min(max(-first, 0), count)
             stop = min(first + count, self._rows(number, after, heights))
             held = max(stop - max(first, 0), 0)
             strips.append((max(first, 0) - self._first_held(number, before) if held else 0, held))
             zeros.append((above, count - above - held))
-        made = [self._rows(n, after, heights) - self._rows(n, before, heights) for n in self.kept]
-        forgotten = [self._first_held(n, after) - self._first_held(n, before) for n in self.kept]
-        return strips, zeros, made, forgotten
+        computed = [self._rows(n, after, heights) - self._rows(n, before, heights) for n in self.held]
+        evicted = [self._first_held(n, after) - self._first_held(n, before) for n in self.held]
+        return strips, zeros, computed, evicted
 
     def _rows(self, number, stops, heights):
-        return heights[number] if number < self.given else stops[self.fronts[number - self.given]]
+        return heights[number] if number < self.inputs else stops[self.sync_groups[number - self.inputs]]
 
     def _first_held(self, number, stops):
-        """The first row of a map that is held once `stops` rows are made."""
-        if number < self.given or number in self.outputs:
+        """The first row of a map that is held once `stops` rows are computed."""
+        if number < self.inputs or number in self.outputs:
             return 0
-        first = stops[self.fronts[number - self.given]]
+        first = stops[self.sync_groups[number - self.inputs]]
         for layer in self._readers[number]:
-            first = min(first, self.readings[layer].rows.first_read(stops[self.fronts[layer]]))
+            reads = self.layer_inputs[layer]
+            first = min(first, reads.rows.input_start(stops[self.sync_groups[layer]]))
         return max(first, 0)

@@ -56,7 +56,7 @@ class CamModelHandler(ModelHandler):
     def load_model(self):
         """The predictor; a process keeps the latest one, also from one pipeline to the next."""
         import_tensorflow()
-        from wsss.inference.predictor import cached_predictor
+        from wsss.inference.loading import cached_predictor
 
         return cached_predictor(*self._load)
 

@@ -65,7 +65,7 @@ class RefinementSettings:
         stages: of `pamr`, `walk` and `crf`, in this order.
         background: the `Background`.
         crf_preset, crf_unary: see `RefineCRF`.
-        relation_predictor, walk_beta, walk_steps: see `RefineWalk`; the first is None without a walk.
+        affinity_predictor, walk_beta, walk_steps: see `RefineWalk`; the first is None without a walk.
         write: `masks`, `affinity_labels` or `irn_labels`.
     """
 
@@ -73,7 +73,7 @@ class RefinementSettings:
     background: Background
     crf_preset: str
     crf_unary: str
-    relation_predictor: tuple[Any, ...] | None = None
+    affinity_predictor: tuple[Any, ...] | None = None
     walk_beta: float | None = None
     walk_steps: int | None = None
     write: str = "masks"
@@ -96,7 +96,7 @@ def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
     if "pamr" in settings.stages:
         stages.append(RefinePAMR())
     if "walk" in settings.stages:
-        predictor = settings.relation_predictor or ()
+        predictor = settings.affinity_predictor or ()
         stages.append(RefineWalk(background, predictor, settings.walk_beta, settings.walk_steps))
     if "crf" in settings.stages:
         iterations = 1 if "walk" in settings.stages else None  # one after the walk, as published
@@ -174,7 +174,7 @@ class RefineWalk(beam.PTransform):
 
     Args:
         background: the `Background` that joins the classes.
-        predictor: arguments of `wsss.inference.predictor.cached_relation_predictor`.
+        predictor: arguments of `wsss.inference.loading.cached_affinity_predictor`.
         beta: > 0, exponent of the affinities; None: as published, 8 of an AffinityNet and 10 of an IRNet.
         steps: >= 0, length of the walk; None: as published, 64 and 256.
     """
@@ -184,7 +184,7 @@ class RefineWalk(beam.PTransform):
         self._args = (background, tuple(predictor), beta, steps)
 
     def expand(self, scored):
-        load = functools.partial(_load_relation_predictor, *self._args[1])
+        load = functools.partial(_load_affinity_predictor, *self._args[1])
         return scored | with_dead_letter("refine", _refine_walk, *self._args, setup=load)
 
 
@@ -253,11 +253,11 @@ def _refine_crf(scored, background, preset, unary, iterations):
     return scored._replace(refined=np.ascontiguousarray(np.moveaxis(refined, -1, 0)))
 
 
-def _load_relation_predictor(*args):
+def _load_affinity_predictor(*args):
     import_tensorflow()
-    from wsss.inference.predictor import cached_relation_predictor
+    from wsss.inference.loading import cached_affinity_predictor
 
-    return cached_relation_predictor(*args)
+    return cached_affinity_predictor(*args)
 
 
 def _refine_walk(scored, background, predictor, beta, steps):
@@ -266,7 +266,7 @@ def _refine_walk(scored, background, predictor, beta, steps):
 
     if not scored.class_ids:
         return scored
-    network = _load_relation_predictor(*predictor)
+    network = _load_affinity_predictor(*predictor)
     relations = network.predict(_image(scored))
     if network.kind == "affinity":
         affinity = pair_affinity(relations, network.radius)

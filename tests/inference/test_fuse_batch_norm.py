@@ -1,4 +1,4 @@
-"""A network made ready for inference gives what it gave before."""
+"""A network optimized for inference gives the numbers of the network."""
 
 import keras
 import numpy as np
@@ -6,14 +6,10 @@ import pytest
 from keras import layers
 
 from wsss.backbones.applications import build_backbone
-from wsss.inference import fuse_batch_norm as folding
-from wsss.inference.fuse_batch_norm import FoldedConvolution
-from wsss.inference.tiling import channels as wide
-from wsss.inference.tiling import executor as streaming
-from wsss.inference.tiling.executor import RowStream
-from wsss.inference.tiling.optimize import lean_network
+from wsss.inference import fuse_batch_norm
+from wsss.inference.fuse_batch_norm import FusedConvolution, optimize_for_inference, refresh_folded_weights
+from wsss.inference.tiling import channels
 from wsss.models.seam import SEAM
-from wsss.weights.published import published_seam
 
 
 def with_statistics(model, seed=0):
@@ -46,31 +42,60 @@ def test_a_network_of_keras_keeps_its_outputs_and_loses_its_batch_normalisation(
     backbone = build_backbone("MobileNetV2", weights="none", output_stride=16)
     seam = SEAM(backbone.input, backbone.feature, 3, correlation_feature=backbone.correlation_feature())
     model = with_statistics(outputs_of(seam))
-    folded = lean_network(model)
+    folded = optimize_for_inference(model)
     assert_equal_outputs(model, folded, images(2, 37, 50, 3))
     assert not any(isinstance(layer, layers.BatchNormalization) for layer in folded.layers)
     assert not any(isinstance(layer, layers.ZeroPadding2D) for layer in folded.layers)
 
 
-def test_resnet38_keeps_its_outputs_and_holds_no_wide_map(monkeypatch):
-    monkeypatch.setattr(streaming, "STREAM_ELEMENTS", 2048)
-    model = with_statistics(outputs_of(published_seam(3, "linear", width=1 / 8)))
-    folded = lean_network(model)
-    assert_equal_outputs(model, folded, images(2, 41, 64, 3))
-    assert_equal_outputs(model, folded, images(1, 9, 130, 3))
-    (streamed,) = (layer for layer in folded.layers if isinstance(layer, RowStream))
-    assert max(output.shape[-1] for output in streamed.whole.outputs) == 4  # of 512 inside
-    assert not {"b2-add", "b7-conv_branch1", "bn7"} & {layer.name for layer in folded.layers}
-
-
-def test_a_folded_network_follows_its_original():
+def test_weights_are_folded_once_and_anew_on_demand():
     image = keras.Input((None, None, 3))
     x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="convolution")(image))
     model = with_statistics(keras.Model(image, [x]))
-    folded = lean_network(model)
+    folded, x = optimize_for_inference(model), images(1, 8, 8, 3)
+    (before,) = folded(x, training=False)
     kernel, bias = model.get_layer("convolution").get_weights()
     model.get_layer("convolution").set_weights([2 * kernel, bias + 1])
+    np.testing.assert_array_equal(folded(x, training=False)[0], before)
+    refresh_folded_weights(folded)
+    assert_equal_outputs(model, folded, x)
+
+
+def test_a_large_kernel_is_not_copied(monkeypatch):
+    monkeypatch.setattr(fuse_batch_norm, "LARGEST_FOLDED", 100)
+    image = keras.Input((None, None, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(layers.ZeroPadding2D(1)(image)))
+    model = with_statistics(keras.Model(image, [x]))
+    folded = optimize_for_inference(model)
+    assert {id(x) for x in folded.weights} == {id(x) for x in model.weights}
     assert_equal_outputs(model, folded, images(1, 8, 8, 3))
+
+
+def test_a_subclass_that_computes_something_else_is_left_alone():
+    class Doubled(layers.Conv2D):
+        def call(self, x):
+            return 2 * super().call(x)
+
+    image = keras.Input((None, None, 3))
+    model = with_statistics(keras.Model(image, [layers.BatchNormalization()(Doubled(4, 3)(image))]))
+    assert_equal_outputs(model, optimize_for_inference(model), images(1, 8, 8, 3))
+
+
+@pytest.mark.backends("tensorflow", reason="TensorFlow's graphs")
+def test_the_optimized_network_compiles_with_xla_and_calls_no_host():
+    import tensorflow as tf
+
+    backbone = build_backbone("MobileNetV2", weights="none", output_stride=16)
+    seam = SEAM(backbone.input, backbone.feature, 3, correlation_feature=backbone.correlation_feature())
+    model = with_statistics(keras.Model(seam.network.input, [seam.refined_cam.output, seam.cam.output]))
+    network = optimize_for_inference(model)
+    x = images(1, 40, 52, 3)
+    compiled = tf.function(lambda x: network(x, training=False), jit_compile=True, autograph=False)
+    for ours, expected in zip(compiled(x), model(x, training=False), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+    kinds = {operation.type for operation in compiled.get_concrete_function(x).graph.get_operations()}
+    assert not [kind for kind in kinds if "PyFunc" in kind]
+    assert "FusedBatchNormV3" not in kinds
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
@@ -84,8 +109,8 @@ def test_padding_convolution_and_normalisation_become_one(depthwise, use_bias, s
     if use_bias:
         convolution.bias.assign(images(*convolution.bias.shape))
     model = with_statistics(keras.Model(image, [layers.BatchNormalization()(x)]))
-    folded = lean_network(model)
-    assert [type(layer) for layer in folded.layers] == [layers.InputLayer, FoldedConvolution]
+    folded = optimize_for_inference(model)
+    assert [type(layer) for layer in folded.layers] == [layers.InputLayer, FusedConvolution]
     assert_equal_outputs(model, folded, images(2, 11, 14, 3))
 
 
@@ -95,26 +120,28 @@ def test_what_others_read_too_is_not_folded():
     activated = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
     sums = layers.Add()([x, layers.BatchNormalization()(x), layers.BatchNormalization()(activated)])
     model = with_statistics(keras.Model(image, [sums]))
-    folded = lean_network(model)
-    assert not any(isinstance(layer, FoldedConvolution) for layer in folded.layers)
+    folded = optimize_for_inference(model)
+    assert not any(isinstance(layer, FusedConvolution) for layer in folded.layers)
     assert_equal_outputs(model, folded, images(1, 8, 9, 3))
 
 
 def test_a_network_without_convolutions_stays_as_it_is():
     image = keras.Input((None, None, 3))
     model = keras.Model(image, [layers.ReLU()(image)])
-    assert_equal_outputs(model, lean_network(model), images(1, 4, 5, 3))
+    assert_equal_outputs(model, optimize_for_inference(model), images(1, 4, 5, 3))
 
 
-def test_many_channels_are_made_in_parts_without_onednn(monkeypatch):
-    monkeypatch.setattr(wide, "multiplies_by_eigen", lambda: True)
-    monkeypatch.setattr(wide, "CHANNELS_AT_ONCE", 2)
+def test_many_output_channels_are_split_without_onednn(monkeypatch):
+    monkeypatch.setattr(channels, "uses_eigen_conv", lambda: True)
+    monkeypatch.setattr(channels, "CHANNELS_AT_ONCE", 2)
     image = keras.Input((None, None, 3))
     x = layers.BatchNormalization()(layers.Conv2D(10, 1, strides=2)(image))
     model = with_statistics(keras.Model(image, [x]))
-    made, convolve = [], keras.ops.conv
+    kernels, convolution = [], fuse_batch_norm._convolution
     monkeypatch.setattr(
-        folding.ops, "conv", lambda x, kernel, *rest: made.append(kernel.shape) or convolve(x, kernel, *rest)
+        fuse_batch_norm,
+        "_convolution",
+        lambda layer, x, kernel, *rest: kernels.append(kernel.shape) or convolution(layer, x, kernel, *rest),
     )
-    assert_equal_outputs(model, lean_network(model), images(2, 11, 14, 3))
-    assert [tuple(shape) for shape in made] == [(1, 1, 3, 2)] * 5
+    assert_equal_outputs(model, optimize_for_inference(model), images(2, 11, 14, 3))
+    assert {tuple(shape) for shape in kernels} == {(1, 1, 3, 2)}
