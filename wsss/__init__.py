@@ -19,7 +19,7 @@ _PUBLIC = {
     "build_backbone": "wsss.backbones.applications",
     # inference and refinement
     "CamPredictor": "wsss.inference.predictor",
-    "load_model": "wsss.inference.predictor",
+    "load_model": "wsss.inference.loading",
     "DenseCRF": "wsss.refine",
     "random_walk": "wsss.refine.random_walk",
     # measuring and optimizing

@@ -8,6 +8,7 @@ another name: it resumes, skips what is done, lists what failed, and takes the s
 
 from wsss.common import cli
 from wsss.common.errors import program
+from wsss.inference.tiling.malloc_tuning import tune_malloc
 from wsss.pipeline.options import Options
 from wsss.pseudo_labels import label
 
@@ -20,6 +21,7 @@ def main(argv=None):
     """Writes a mask for each image of a folder; returns the exit code."""
     from wsss.pipeline.runner import split_arguments
 
+    tune_malloc()
     namespace, beam_argv = split_arguments(argv, make_parser())
     values = vars(namespace)
     return label(Options(data=values.pop("images"), **values, **FIXED), beam_argv)

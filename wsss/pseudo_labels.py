@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from wsss.common import io
 from wsss.common.errors import program
+from wsss.inference.tiling.malloc_tuning import tune_malloc
 from wsss.pipeline.options import Options, make_parser
 
 
@@ -31,6 +32,7 @@ def main(argv=None):
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
     from wsss.pipeline.runner import split_arguments
 
+    tune_malloc()
     namespace, beam_argv = split_arguments(argv, make_parser())
     return label(Options(**vars(namespace)), beam_argv)
 

@@ -121,7 +121,7 @@ def test_a_call_beyond_the_bound_on_activation_memory_runs_tiled(monkeypatch):
 def wide_model():
     """A model with wide maps between narrow ones."""
     image = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(64, 3, padding="same", activation="relu")(image)
+    x = keras.layers.ReLU()(keras.layers.Conv2D(64, 3, padding="same")(image))
     x = keras.layers.Conv2D(64, 3, padding="same")(keras.layers.Conv2D(64, 3, padding="same")(x))
     cam = keras.layers.Conv2D(2, 1)(x)
     scores = keras.layers.GlobalAveragePooling2D()(cam)

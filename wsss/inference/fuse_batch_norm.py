@@ -12,7 +12,7 @@ from wsss.inference.tiling.receptive_field import convolution_receptive_fields
 
 # Weights of the largest kernel that is folded. A fold is a copy of the kernel beside the model's own, and it
 # saves a pass over the map, which is next to nothing beside a convolution with a larger kernel.
-LARGEST_FOLDED = 1 << 18
+LARGEST_FOLDED = 1 << 19
 
 
 class FusedConvolution(layers.Layer):

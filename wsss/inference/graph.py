@@ -39,7 +39,7 @@ def rebuild(steps: list[Step], inputs, outputs) -> keras.Model:
         layer, args, kwargs, output = replace_inputs(step, values)
         for old, value in zip(keras.tree.flatten(output), keras.tree.flatten(layer(*args, **kwargs))):
             values[id(old)] = value
-    return keras.Model(new, [values[id(x)] for x in outputs])
+    return keras.Model(new if len(new) > 1 else new[0], [values[id(x)] for x in outputs])
 
 
 def readers_of(steps: list[Step], outputs) -> dict:

@@ -15,7 +15,14 @@ CRF_PRESETS = (
     "deeplab",
     "fast",
 )  # those of wsss.refine.crf.PRESETS
-_NOT_RECORDED = ("output", "overwrite", "images_per_wave", "max_error_rate", "accelerator")
+_NOT_RECORDED = (
+    "output",
+    "overwrite",
+    "images_per_wave",
+    "max_error_rate",
+    "accelerator",
+    "max_activation_memory",
+)
 
 
 def _scales(text):
@@ -74,6 +81,12 @@ class Options(cli.Options):
     cam: str = cli.option("refined_cam", "map that is read out", choices=("refined_cam", "cam"))
     max_side: int = cli.option(
         1024, "pixels; larger images are shrunk to this long side, 0 = never", kind=cli.non_negative_int
+    )
+    max_activation_memory: int | None = cli.option(
+        None,
+        "on a CPU: MiB of activation maps in one call of the network, beyond which it runs tiled, in less "
+        "memory and more time; default 512",
+        kind=cli.positive_int,
     )
 
     image_labels: str = cli.option(
@@ -151,7 +164,9 @@ class Options(cli.Options):
     @property
     def predictor(self):
         """`(name, value)` pairs, the keyword arguments of `CamPredictor`."""
-        return tuple((name, getattr(self, name)) for name in ("scales", "mirror", "cam", "max_side"))
+        pairs = [(name, getattr(self, name)) for name in ("scales", "mirror", "cam", "max_side")]
+        mebibytes = self.max_activation_memory
+        return (*pairs, ("max_activation_memory", mebibytes and mebibytes << 20))
 
     def recorded(self):
         """The options that the results depend on, as JSON gives them back."""

@@ -27,15 +27,16 @@ class Measure:
     def __init__(self, collection, split, *, limit, threshold, cam, max_side=512):
         self._collection, self._split, self._limit = collection, split, limit
         self._threshold, self._cam, self._max_side = threshold, cam, max_side
-        self._predictor = None
+        self._model = self._predictor = None
 
     def __call__(self, model):
         """The figures: `map`, and where masks are known `miou`, `best_miou` and `best_threshold`."""
         names = self._collection.class_names
         sweep = ThresholdSweep(len(names) + 1, sorted({*(np.arange(60) / 100), self._threshold}))
         predicted, truth = [], []
+        self._follow(model)
         for record in itertools.islice(self._collection.read(self._split), self._limit or None):
-            scores, prediction = self._scores(model, record)
+            scores, prediction = self._scores(record)
             predicted.append(prediction.scores)
             truth.append(np.isin(np.arange(len(names)), record.labels))
             if record.mask is not None:
@@ -51,10 +52,11 @@ class Measure:
     def pictures(self, model, count=4):
         """uint8 RGB `(count, height, width, 3)`: image, CAM of a class, mask, and truth where known."""
         rows = []
+        self._follow(model)
         records = (record for record in self._collection.read(self._split) if record.labels)
         for record in itertools.islice(records, count):
             image = record.image
-            scores, _ = self._scores(model, record)
+            scores, _ = self._scores(record)
             mask = mask_from_scores(scores, record.labels, background_scores(scores, self._threshold))
             tiles = [image, heat_map(image, scores[0]), overlay(image, mask)]
             if record.mask is not None:
@@ -62,12 +64,18 @@ class Measure:
             rows.append(np.concatenate([_square(tile) for tile in tiles], axis=1))
         return np.stack(rows)
 
-    def _scores(self, model, record):
+    def _follow(self, model):
+        """Builds the predictor, once for all epochs; later it folds the model's current weights anew."""
+        if self._model is model:
+            self._predictor.refresh()
+            return
+        self._model = model
+        self._predictor = CamPredictor(
+            model, scales=(1.0,), mirror=False, cam=self._cam, max_side=self._max_side, threads=1
+        )
+
+    def _scores(self, record):
         """CAM of the present classes `(classes, height, width)` in [0, 1], and the whole `Prediction`."""
-        if self._predictor is None:  # traced once for all epochs: it reads the model's live weights
-            self._predictor = CamPredictor(
-                model, scales=(1.0,), mirror=False, cam=self._cam, max_side=self._max_side, threads=1
-            )
         image = record.image
         (prediction,) = self._predictor.predict([image])
         cams = [cam[list(record.labels)] for cam in prediction.cams]

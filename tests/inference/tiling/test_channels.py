@@ -31,9 +31,8 @@ def test_merged_groups_give_the_numbers_of_the_whole():
         rng.normal(size=(2, 9, 40, 3)).astype("float32"),
         rng.normal(size=(3, 3, 3, 8)).astype("float32"),
     )
-    actual = tiling_channels.concat_channels(
-        [keras.ops.conv(x, part) for part in tiling_channels.split_output_channels(keras.ops.array(kernel))]
-    )
+    kernels = tiling_channels.split_output_channels(keras.ops.array(kernel))
+    actual = tiling_channels.concat_channels([keras.ops.conv(x, part) for part in kernels])
     np.testing.assert_allclose(
         *(keras.ops.convert_to_numpy(each) for each in (actual, keras.ops.conv(x, kernel))), atol=1e-5
     )

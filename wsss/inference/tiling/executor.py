@@ -140,7 +140,9 @@ class TiledExecutor(layers.Layer):
         return x
 
     def compute_output_spec(self, inputs):
-        return keras.tree.flatten(self.whole.compute_output_spec(keras.tree.flatten(inputs)))
+        inputs = keras.tree.flatten(inputs)
+        whole = self.whole.compute_output_spec(inputs if len(inputs) > 1 else inputs[0])
+        return keras.tree.flatten(whole)
 
 
 def receptive_fields_of(step):

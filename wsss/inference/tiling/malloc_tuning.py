@@ -1,40 +1,35 @@
-"""How soon this process gives memory that it has freed back to the system."""
+"""How much freed memory glibc keeps; for programs, never for a library user's process."""
 
-import contextlib
 import ctypes
+import os
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's <malloc.h>
-_LOADING = 1 << 20  # bytes: while loading, pieces of so many are given back at once
-_LARGE = 1 << 26  # afterwards of so many
-_KEPT = 1 << 28  # and of smaller ones so much together is kept
-
-
-def _mallopt():
-    """The function of that name of the C library, or one that does nothing where there is none."""
-    try:
-        return ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc; no such library; not Unix
-        return lambda parameter, value: 0
+# Of glibc's <malloc.h>, with the environment variable that sets the same in processes started later.
+_ARENA_MAX = (-8, "MALLOC_ARENA_MAX")
+_MMAP_THRESHOLD = (-3, "MALLOC_MMAP_THRESHOLD_")
+_TRIM_THRESHOLD = (-1, "MALLOC_TRIM_THRESHOLD_")
+_LARGEST_OF_OLD_GLIBC = 1 << 25  # bytes: older versions refuse a larger threshold for mmap
 
 
-@contextlib.contextmanager
-def freed_memory_returned():
-    """What is freed inside goes back to the system at once, and afterwards large pieces of memory still do.
+def tune_malloc() -> None:
+    """Makes freed activation maps stay with this process, and those of its children, up to 256 MiB.
 
-    By itself glibc keeps more and more of it: each large piece that is freed raises the size up to which
-    pieces are kept, and there is a heap for every few threads. With large maps that come and go that is over
-    100 MB. Pieces of 64 MiB and more are given back at once; of smaller ones 256 MiB are kept for the maps
-    to come: each page that is given back and taken again is cleared again, which can be a tenth of the time
-    of a forward pass. The setting holds for the process.
+    By itself glibc returns a map of 32 MiB or more to the system as soon as it is freed, and every page of
+    the next one is cleared again; and it keeps a heap for every few threads. With this, pieces of 64 MiB and
+    more are returned at once, of smaller ones 256 MiB are kept, in one heap. The variables that a user has
+    set have the last word. Does nothing where the C library is another one.
 
-    Does nothing where the C library is another one.
+    `pipelines/Dockerfile` sets the same variables for Beam's workers.
     """
-    mallopt = _mallopt()
-    mallopt(_M_ARENA_MAX, 1)
-    mallopt(_M_MMAP_THRESHOLD, _LOADING)
     try:
-        yield
-    finally:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE // 2)  # the most that older versions of glibc accept
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc; no such library; not Unix
+        return
+    for (parameter, variable), value in (
+        (_ARENA_MAX, 1),
+        (_MMAP_THRESHOLD, 1 << 26),
+        (_TRIM_THRESHOLD, 1 << 28),
+    ):
+        if variable not in os.environ:
+            os.environ[variable] = str(value)
+            mallopt(parameter, min(value, _LARGEST_OF_OLD_GLIBC))
+            mallopt(parameter, value)
