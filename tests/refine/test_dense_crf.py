@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.golden import assert_close, golden_cases
+from tests.golden import assert_close, golden_cases, recorded
 from tests.refine.lattice_oracle import exact_kernel, lattice_kernel, mean_field
 from wsss.refine.crf import PRESETS, CRFParameters, DenseCRF, unary_from_labels, unary_from_probabilities
 from wsss.refine.crf.dense_crf import _LatticeCache
@@ -262,7 +262,8 @@ def test_presets_hold_the_published_constants():
 
 def assert_refined(actual, expected):
     """Recorded tolerance: 1e-4, but for 0.1 % of the numbers 1e-2."""
-    error = np.abs(actual - np.moveaxis(expected, 0, -1))
+    expected = np.moveaxis(expected, 0, -1)
+    error = np.abs(actual - expected)[recorded(expected)]
     assert np.quantile(error, 0.999) <= 1e-4
     assert error.max() <= 1e-2
 
@@ -282,7 +283,8 @@ def test_inference_equals_pydensecrf(case):
     crf = DenseCRF(image)
     for result, name in zip(crf.infer([low, high]), ("Q_la4_t10", "Q_ha24_t10"), strict=True):
         assert_refined(result, case[name])
-        np.testing.assert_array_equal(result.argmax(-1), case[name].argmax(0))
+        kept = recorded(case[name][0])
+        np.testing.assert_array_equal(result.argmax(-1)[kept], case[name].argmax(0)[kept])
     assert_close(crf.infer(low, 0), np.moveaxis(case["Q_la4_t0"], 0, -1), atol=1e-6)
     assert_refined(crf.infer(low, 1), case["Q_la4_t1"])
     assert_refined(DenseCRF(image, bilateral_strength=0).infer(low), case["Q_la4_t10_gaussian_only"])
@@ -293,12 +295,14 @@ def test_inference_equals_pydensecrf(case):
 def test_inference_equals_pydensecrf_for_many_labels_and_label_maps(case):
     image = case["image"]
     crf = DenseCRF(image)
-    many, few = (unary_from_probabilities(np.moveaxis(case[name], 0, -1)) for name in ("prob21", "prob3"))
-    assert_refined(crf.infer(many), case["Q21_t10"])
-    assert_refined(DenseCRF(image, scale=2).infer(many, 5), case["Q21_t5_scale2"])
+    if "prob21" in case:  # not in the subset, for its size
+        many = unary_from_probabilities(np.moveaxis(case["prob21"], 0, -1))
+        assert_refined(crf.infer(many), case["Q21_t10"])
+        assert_refined(DenseCRF(image, scale=2).infer(many, 5), case["Q21_t5_scale2"])
+    few = unary_from_probabilities(np.moveaxis(case["prob3"], 0, -1))
     assert_refined(crf.infer(few, 1), case["Q3_t1"])
     assert_refined(crf.infer(few), case["Q3_t10"])
-    assert np.abs(crf.infer(few) - np.moveaxis(case["Q3_t10_exact"], 0, -1)).mean() < 2e-2
+    assert np.nanmean(np.abs(crf.infer(few) - np.moveaxis(case["Q3_t10_exact"], 0, -1))) < 2e-2
     unary = unary_from_labels(case["label21"], 21)
     assert_refined(DenseCRF(image, "ppc").infer(unary), case["Qlabel21_wseg_infer"])
     # Recorded with pydensecrf's `create_pairwise_*`, which put y before x: a transposed image's lattice.
