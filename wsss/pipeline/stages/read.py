@@ -1,6 +1,5 @@
 """Reading a collection, or a plain folder of images, shard by shard into batches of like-shaped images."""
 
-import hashlib
 import itertools
 import logging
 import os
@@ -8,13 +7,14 @@ import zlib
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from wsss.common import io
+from wsss.common import fingerprint, io
 from wsss.common.errors import UserError
 from wsss.data.dataset import Collection, Record, open_collection
 from wsss.data.images import BadImage, inspect_image, is_image
@@ -24,6 +24,7 @@ from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
 from wsss.pipeline.output import MASKS, PREVIEWS, SCORES
 
 _logger = logging.getLogger(__name__)
+_THREADS = 16
 
 
 class InputImage(NamedTuple):
@@ -46,7 +47,7 @@ class InputShard:
 
     Attributes:
         name: unique in the job, such as `train-00000-of-00010`.
-        source: what tells whether the shard is still the one that was worked on before.
+        source: fingerprint of its content: of the TFRecord file, or of names and bytes of the images.
         images: number of images in it.
         record_path: the TFRecord file, or None.
         image_paths: of a folder, `(image_id, path)` each.
@@ -106,10 +107,11 @@ def open_images(
 def _collection_shards(collection, split, previews):
     paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
     wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
+    sources = _fingerprints(paths)
     return tuple(
         InputShard(
             name=_shard_name(split, index, len(paths)),
-            source=f"{length} records",
+            source=source,
             images=length,
             record_path=path,
             previews=tuple(
@@ -117,7 +119,7 @@ def _collection_shards(collection, split, previews):
                 for position in wanted[bisect_left(wanted, start) : bisect_left(wanted, start + length)]
             ),
         )
-        for index, (path, length, start) in enumerate(zip(paths, lengths, starts))
+        for index, (path, source, length, start) in enumerate(zip(paths, sources, lengths, starts))
     )
 
 
@@ -206,6 +208,7 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
     if not paths:
         raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
     named = [(image_id, paths[path]) for path, image_id in image_ids(paths).items()]
+    contents = dict(zip(paths.values(), _fingerprints(list(paths.values())), strict=True))
     shards = -(-len(named) // images_per_shard)
     members: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
     for image_id, path in named:
@@ -214,13 +217,28 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
     return tuple(
         InputShard(
             name=_shard_name(split, index, shards),
-            source=hashlib.sha256("\n".join(image_id for image_id, _ in each).encode()).hexdigest()[:16],
+            source=fingerprint.combine(
+                itertools.chain.from_iterable((i, contents[path]) for i, path in each)
+            ),
             images=len(each),
             image_paths=tuple(each),
             previews=tuple(position for position, member in enumerate(each) if member in wanted),
         )
         for index, each in enumerate(members)
     )
+
+
+def _fingerprints(paths: Sequence[str]) -> list[str]:
+    """Fingerprint of each file's content; one that cannot be read now has another when it can."""
+
+    def of_file(path):
+        try:
+            return fingerprint.of_file(path)
+        except OSError as error:
+            return f"unreadable: {error.strerror}"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(of_file, paths))
 
 
 def _result_folders(folder, output):
