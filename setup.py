@@ -39,7 +39,7 @@ setup(
         "google-crc32c>=1.5",  # the checksums of TFRecord shards
         "protobuf>=4.25",  # their records; TensorFlow and Beam bound it from above
         "numpy>=1.26",
-        "numba>=0.61",  # the compiled kernels of dense CRF and random walk: wheels, no compiler
+        "numba>=0.61,<0.69",  # the compiled kernels of dense CRF and random walk: wheels, no compiler
         "llvmlite>=0.44,<0.51",  # vector types in these kernels; numba wants one minor version each
         "scipy>=1.11",
         "pillow>=10.1",
@@ -55,6 +55,7 @@ setup(
             "gcp-storage-emulator>=2024.8.3",  # gs:// on loopback
             "setuptools>=68",  # the test of the source distribution
             "ruff>=0.6",
+            "mypy>=1.14",
         ],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],  # the site: mkdocs build --strict
         "jax": ["jax>=0.4.30"],

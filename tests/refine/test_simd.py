@@ -1,5 +1,7 @@
 """Vector operations inside kernels, and what happens under versions of the compiler that were not tested."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,12 @@ def test_reductions_run_over_all_lanes(count):
 def test_tested_versions_are_not_tried_again(monkeypatch):
     monkeypatch.setattr(simd, "_operations_are_correct", lambda: pytest.fail("tried"))
     simd._check_versions(*TESTED)
+
+
+def test_the_installation_is_bound_to_the_tested_versions():
+    setup = (Path(__file__).resolve().parents[2] / "setup.py").read_text(encoding="utf-8")
+    for name, ((major, first), (_, last)) in simd.TESTED.items():
+        assert f'"{name}>={major}.{first},<{major}.{last + 1}"' in setup
 
 
 def test_other_versions_may_work():
