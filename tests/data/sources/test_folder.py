@@ -256,6 +256,97 @@ def test_faults_of_a_coco_file_are_found(tmp_path):
         read_coco(str(tmp_path))
 
 
+def read_annotations(folder, **changes):
+    write(folder, {"annotations/instances_train.json": coco_content(**changes), "train/000007.jpg": IMAGE})
+    return read_coco(str(folder))
+
+
+SQUARE = {"image_id": 7, "category_id": 90, "segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]], "area": 9}
+
+
+@pytest.mark.parametrize(
+    "segmentation", [[], None, "absent", [[]], [[[1, 1], [4, 1], [4, 4]]], [[1, 1]], {}, "text", 5, [None]]
+)
+def test_a_tagged_object_without_shape_is_unknown_and_never_background(tmp_path, segmentation):
+    annotation = {"image_id": 7, "category_id": 3, "bbox": [1, 1, 3, 3], "segmentation": segmentation}
+    if segmentation == "absent":
+        del annotation["segmentation"]
+    source = read_annotations(tmp_path, annotations=[annotation, SQUARE])
+    assert source.items[0].labels == (0, 1)
+    mask = draw_mask(json.loads(json.dumps(source.items[0].mask)))
+    assert (mask[1:4, 1:4] == 2).all()
+    assert np.unique(mask).tolist() == [2, 255]
+    assert "images with annotations that have no shape, their other pixels unknown: 1" in source.notes
+
+
+def test_a_single_polygon_needs_no_list_around_it(tmp_path):
+    flat = {**SQUARE, "segmentation": SQUARE["segmentation"][0]}
+    one, two = (read_annotations(tmp_path, annotations=[each]).items[0].mask for each in (flat, SQUARE))
+    np.testing.assert_array_equal(draw_mask(one), draw_mask(two))
+
+
+@pytest.mark.parametrize(("image_id", "category_id"), [("7", "90"), (7.0, "90"), ("0007", 90.0), (" 7 ", 90)])
+def test_ids_match_whatever_their_type(tmp_path, image_id, category_id):
+    changed = {**SQUARE, "image_id": image_id, "category_id": category_id}
+    assert read_annotations(tmp_path, annotations=[changed]).items[0].labels == (1,)
+
+
+def test_annotations_of_no_listed_image_are_refused_or_counted(tmp_path):
+    lost = {**SQUARE, "image_id": 70}
+    with pytest.raises(UserError, match="none of the 1 annotations belongs to a listed image"):
+        read_annotations(tmp_path, annotations=[lost])
+    source = read_annotations(tmp_path, annotations=[SQUARE, {**lost, "id": 12}])
+    assert source.notes[0].endswith("not listed: 1, such as annotation 12 of image 70")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"id": 7, "file_name": "a.jpg", "width": 12}]}, "image 7: `height` must be a number"),
+        ({"images": [{"id": 7, "height": 7, "width": 12}]}, "image 7: `file_name` must be the name"),
+        ({"images": [{"file_name": "a.jpg", "height": 7, "width": 12}]}, "image at position 0: `id`"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 0, "width": 12}]}, "Received: 0"),
+        ({"annotations": [{"id": 4, "image_id": 7}]}, "annotation 4: `category_id` must be"),
+        ({"annotations": [{"id": 4, "category_id": 3}]}, "annotation 4: `image_id` must be"),
+        ({"annotations": None}, "`annotations` must be a list"),
+        ({"annotations": [None]}, "annotation 0 must be an object"),
+        ({"images": {}}, "`images` must be a list"),
+        ({"categories": [{"id": 3, "name": "a"}, {"id": 90, "name": "a"}]}, "3 and 90 are both called `a`"),
+        ({"categories": [{"id": 3, "name": "a"}, {"id": "3", "name": "b"}]}, "that of another category"),
+        ({"categories": [{"id": 3, "name": None}]}, "category 3: `name` must be a name"),
+    ],
+)
+def test_a_missing_or_malformed_field_is_named_with_its_entry(tmp_path, changes, message):
+    with pytest.raises(UserError) as caught:
+        read_annotations(tmp_path, **changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_null_areas_and_numbers_as_names_are_understood(tmp_path):
+    annotations = json.loads(coco_content())["annotations"]
+    for annotation in annotations:
+        annotation["area"] = None
+    categories = [{"id": 90, "name": 12}, {"id": 3, "name": 1.5}]
+    source = read_annotations(tmp_path, annotations=annotations, categories=categories)
+    assert source.class_names == ("1.5", "12")
+    assert (draw_mask(source.items[0].mask)[1:4, 1:4] == 2).all()  # small ones are on top all the same
+
+
+def test_images_of_one_name_but_another_suffix_are_two(tmp_path):
+    images = [{"id": i, "file_name": f"a.{s}", "height": 7, "width": 12} for i, s in ((7, "jpg"), (8, "png"))]
+    source = read_annotations(tmp_path, images=images)
+    assert [item.image_id for item in source.items] == ["a.jpg", "a.png"]
+
+
+def test_the_memory_of_a_mask_is_not_asked_for_before_its_size_is_that_of_the_image():
+    with pytest.raises(BadImage, match="1000000x1000000"):
+        make(shapes={"height": 10**6, "width": 10**6, "shapes": []})
+    runs = {"size": [10**6, 10**6], "counts": [10**12]}
+    with pytest.raises(BadImage, match="run lengths of size"):
+        make(shapes={"height": 7, "width": 12, "shapes": [[1, runs]]})
+
+
 def compress(counts):
     """COCO's string of run lengths, written from its description as the oracle of the reader."""
     text = ""

@@ -3,16 +3,40 @@
 Category ids, which have holes, become contiguous classes in their order.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from wsss.common import io
+from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
 from wsss.data.sources.base import Item, Problem, Source
+from wsss.data.sources.files import image_ids
 
 
-def read_coco(directory):
+@dataclass(frozen=True)
+class _Annotations:
+    """A COCO file, checked: every id a str, every field that is needed there.
+
+    Attributes:
+        path: the file.
+        categories: category id -> name, in the order of the classes.
+        images: image id -> `(file_name, height, width)`.
+        shapes: image id -> `(category id, segmentation, area)` each.
+        unmatched: the annotations whose image is not listed, as text for a message.
+    """
+
+    path: str
+    categories: dict[str, str]
+    images: dict[str, tuple[str, int, int]]
+    shapes: dict[str, list[tuple[str, Any, float]]]
+    unmatched: list[str]
+
+
+def read_coco(directory: str) -> Source:
     """Lists a COCO directory.
 
     Args:
@@ -24,7 +48,8 @@ def read_coco(directory):
         annotated category of an image is a label, crowds included.
 
     Raises:
-        UserError: there are no such files, or their categories differ.
+        UserError: there are no such files, a field is missing or malformed, no annotation belongs to an
+            image, or the files' categories differ.
     """
     root = io.escape(directory)
     paths = io.list_files(io.join(root, "annotations", "instances_*.json"))
@@ -34,68 +59,227 @@ def read_coco(directory):
     names = [path.rsplit("/", 1)[-1].removeprefix("instances_").removesuffix(".json") for path in paths]
     short = [name.rstrip("0123456789") or name for name in names]
     splits = short if len(set(short)) == len(short) else names
-    categories, items, problems = None, [], []
-    for path, name, split in zip(paths, names, splits):
+    files = [_read_file(path) for path in paths]
+    items, problems, notes = [], [], []
+    for name, split, content in zip(names, splits, files):
+        if content.categories != files[0].categories:
+            raise UserError(f"{content.path} has other categories than {paths[0]}.")
+        folder = _image_folder(directory, name, content)
+        _list_split(content, split, folder, items, problems)
+        if content.unmatched:
+            notes.append(
+                f"annotations of {content.path} whose image is not listed: {len(content.unmatched)}, "
+                f"such as {content.unmatched[0]}"
+            )
+    unknown = sum(not _is_complete(item.mask) for item in items)
+    if unknown:
+        notes.append(f"images with annotations that have no shape, their other pixels unknown: {unknown}")
+    class_names = tuple(files[0].categories.values())
+    return Source(class_names, items, has_masks=True, problems=problems, notes=notes)
+
+
+def _list_split(content, split, folder, items, problems):
+    """Appends the items and problems of one file."""
+    number = {category: index for index, category in enumerate(content.categories)}
+    ids = image_ids({name for name, _, _ in content.images.values()})
+    seen = set()
+    for image, (file_name, height, width) in content.images.items():
+        shapes = content.shapes[image]
+        unlisted = sorted({category for category, _, _ in shapes} - number.keys())
+        if unlisted:
+            detail = f"{content.path} gives it the category {unlisted[0]}, which it does not list."
+            problems.append(Problem(ids[file_name], "table", "wrongly_labelled", detail, "Correct the file."))
+        elif file_name in seen:
+            detail = f"{content.path} lists it twice."
+            problems.append(Problem(ids[file_name], "table", "duplicate", detail, "The first one counts."))
+        else:
+            seen.add(file_name)
+            shapes = sorted(shapes, key=lambda shape: -shape[2])  # small ones on top
+            drawn = [[number[category] + 1, segmentation] for category, segmentation, _ in shapes]
+            labels = tuple(sorted({number[category] for category, _, _ in shapes}))
+            mask = {"height": height, "width": width, "shapes": drawn}
+            items.append(Item(ids[file_name], split, labels, io.join(folder, file_name), mask))
+
+
+def _read_file(path) -> _Annotations:
+    """Reads and checks a file; what is wrong names the entry and the field."""
+    content = io.read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no COCO instances file: it holds no object.")
+    categories, images = {}, {}
+    for where, entry in _entries(content, "categories", path):
+        category = _field(entry, "id", _as_id, where)
+        if category in categories:
+            raise UserError(f"{where}: its id {category} is that of another category. Give it its own.")
+        categories[category] = _field(entry, "name", _as_name, where)
+    repeated = [name for name, count in Counter(categories.values()).items() if count > 1]
+    if repeated:
+        owners = [category for category, name in categories.items() if name == repeated[0]]
+        raise UserError(f"{path}: the categories {' and '.join(owners)} are both called `{repeated[0]}`.")
+    for where, entry in _entries(content, "images", path):
+        image = _field(entry, "id", _as_id, where)
+        if image in images:
+            raise UserError(f"{where}: its id {image} is that of another image. Give it its own.")
+        size = tuple(_field(entry, side, _as_side, where) for side in ("height", "width"))
+        images[image] = (_field(entry, "file_name", _as_file_name, where), *size)
+    shapes, unmatched, count = defaultdict(list), [], 0
+    for where, entry in _entries(content, "annotations", path):
+        image = _field(entry, "image_id", _as_id, where)
+        category = _field(entry, "category_id", _as_id, where)
+        segmentation = _usable_shapes(entry.get("segmentation"))
+        area = entry.get("area")
+        area = float(area) if _is_number(area) else _area(segmentation)
+        shapes[image].append((category, segmentation, area))
+        count += 1
+        if image not in images:
+            unmatched.append(f"{where.removeprefix(path + ': ')} of image {image}")
+    if count and len(unmatched) == count:
+        raise UserError(
+            f"{path}: none of the {count} annotations belongs to a listed image, such as {unmatched[0]}; "
+            f"the images are {', '.join(list(images)[:3]) or '(none)'}. Correct `image_id`."
+        )
+    ordered = {category: categories[category] for category in sorted(categories, key=_id_order)}
+    return _Annotations(path, ordered, images, shapes, unmatched)
+
+
+def _entries(content, key, path):
+    """Yields `(where, entry)` of a list of objects; `where` names the entry in a message."""
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise UserError(
+            f"{path} is no COCO instances file: `{key}` must be a list. Received: {_shown(entries)}."
+        )
+    singular = {"categories": "category", "images": "image", "annotations": "annotation"}[key]
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: {singular} {position} must be an object. Received: {_shown(entry)}.")
+        yield f"{path}: {singular} {entry.get('id', f'at position {position}')}", entry
+
+
+def _field(entry: Mapping, name: str, convert: Callable, where: str):
+    """A field that is needed, converted.
+
+    Raises:
+        UserError: it is missing or malformed.
+    """
+    try:
+        return convert(entry.get(name))
+    except ValueError as error:
+        received = _shown(entry[name]) if name in entry else "nothing"
+        raise UserError(f"{where}: `{name}` must be {error}. Received: {received}.") from error
+
+
+def _as_id(value):
+    """An id as text, so that 1, "1" and "0001" are one."""
+    if _is_number(value) and float(value).is_integer():
+        return str(int(value))
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return str(int(text)) if text.isascii() and text.isdigit() else text
+    raise ValueError("a whole number or text")
+
+
+def _id_order(identifier):
+    """Numbers by their value, then texts."""
+    is_number = identifier.removeprefix("-").isdecimal() and identifier.isascii()
+    return (0, int(identifier), "") if is_number else (1, 0, identifier)
+
+
+def _as_name(value):
+    if _is_number(value):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str) and value.strip():
+        return " ".join(value.split())
+    raise ValueError("a name")
+
+
+def _as_file_name(value):
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("the name of a file")
+
+
+def _as_side(value):
+    if _is_number(value) and value >= 1 and float(value).is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and int(value):
+        return int(value)
+    raise ValueError("a number of pixels, at least 1")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _shown(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _usable_shapes(segmentation):
+    """The run lengths, or the polygons that can be drawn; None stands for a shape that is not known."""
+    if isinstance(segmentation, dict):
+        return segmentation if segmentation.get("counts") and segmentation.get("size") else [None]
+    if not isinstance(segmentation, list):
+        return [None]
+    if segmentation and all(_is_number(value) for value in segmentation):
+        segmentation = [segmentation]  # one polygon without the list around it
+    polygons = [
+        polygon if isinstance(polygon, list) and len(polygon) >= 6 and all(map(_is_number, polygon)) else None
+        for polygon in segmentation
+    ]
+    return polygons or [None]
+
+
+def _area(segmentation):
+    """Area in pixels of drawn shapes, for the order in which they are drawn."""
+    if isinstance(segmentation, dict):
         try:
-            content = io.read_json(path)
-            found = {category["id"]: category["name"] for category in content["categories"]}
-            images, annotations = content["images"], content["annotations"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no COCO instances file: {error!r}.") from error
-        if categories not in (None, found):
-            raise UserError(f"{path} has other categories than {paths[0]}.")
-        categories = found
-        number = {category: index for index, category in enumerate(sorted(found))}
-        of_image = defaultdict(list)
-        for annotation in annotations:
-            of_image[annotation["image_id"]].append(annotation)
-        folder = _image_folder(directory, name, images)
-        seen = set()
-        for image in images:
-            image_id = image["file_name"].rsplit(".", 1)[0]
-            shapes = of_image[image["id"]]
-            unknown = sorted({shape["category_id"] for shape in shapes} - number.keys())
-            if unknown:
-                detail = f"{path} gives it the category {unknown[0]}, which it does not list."
-                problems.append(Problem(image_id, "table", "wrongly_labelled", detail, "Correct the file."))
-            elif image_id in seen:
-                detail = f"{path} lists it twice."
-                problems.append(Problem(image_id, "table", "duplicate", detail, "The first one counts."))
-            else:
-                seen.add(image_id)
-                shapes = sorted(shapes, key=lambda shape: -shape.get("area", 0))  # small ones on top
-                drawn = [
-                    [number[shape["category_id"]] + 1, shape.get("segmentation") or []] for shape in shapes
-                ]
-                labels = tuple(sorted({number[shape["category_id"]] for shape in shapes}))
-                mask = {"height": image["height"], "width": image["width"], "shapes": drawn}
-                items.append(Item(image_id, split, labels, io.join(folder, image["file_name"]), mask))
-    class_names = tuple(categories[category] for category in sorted(categories))
-    return Source(class_names, items, has_masks=True, problems=problems)
+            counts = segmentation["counts"]
+            return float(sum((_decompress(counts) if isinstance(counts, str) else counts)[1::2]))
+        except (ValueError, TypeError):  # said when it is drawn, of the image that it is in
+            return 0.0
+    total = 0.0
+    for polygon in segmentation:
+        if polygon is not None:
+            x, y = np.asarray(polygon[: len(polygon) // 2 * 2], np.float64).reshape(-1, 2).T
+            total += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    return total
 
 
-def draw_mask(mask):
+def _is_complete(mask):
+    return all(isinstance(shapes, dict) or None not in shapes for _, shapes in mask["shapes"])
+
+
+def draw_mask(mask: Mapping) -> np.ndarray:
     """Draws COCO's shapes, later ones over earlier ones.
 
     Args:
         mask: dict of `height`, `width` in pixels and `shapes`, a list of `[number, segmentation]`: the mask's
-            number 1..K, and COCO's polygons or run lengths.
+            number 1..K, and COCO's polygons or run lengths, None in the place of a polygon that is not known.
 
     Returns:
-        uint8 (height, width), 0 where there is no shape.
+        uint8 (height, width). Where there is no shape it is 0, or 255 if a shape is not known: the object
+        may be there.
+
+    Raises:
+        ValueError: run lengths do not fill the mask.
     """
-    canvas = np.zeros((mask["height"], mask["width"]), np.uint8)
+    canvas = np.full((mask["height"], mask["width"]), 0 if _is_complete(mask) else IGNORE, np.uint8)
     for number, segmentation in mask["shapes"]:
         if isinstance(segmentation, dict):
+            if tuple(segmentation["size"]) != canvas.shape:
+                raise ValueError(f"run lengths of size {segmentation['size']} in a mask of {canvas.shape}")
             canvas[decode_run_lengths(segmentation)] = number
         else:
             for polygon in segmentation:
-                canvas[fill_polygon(polygon, *canvas.shape)] = number
+                if polygon is not None:
+                    canvas[fill_polygon(polygon, *canvas.shape)] = number
     return canvas
 
 
 def fill_polygon(polygon, height, width):
-    """The pixels whose centres lie in a polygon (even-odd rule).
+    """The pixels whose centers lie in a polygon (even-odd rule).
 
     Pillow's polygons hold every pixel that the outline touches, half a pixel more on each side.
 
@@ -109,9 +293,9 @@ def fill_polygon(polygon, height, width):
     corners = np.asarray(polygon, np.float64)[: len(polygon) // 2 * 2].reshape(-1, 2)
     x, y = corners.T[:, :, None]
     next_x, next_y = np.roll(corners, -1, axis=0).T[:, :, None]
-    centres = np.arange(height) + 0.5
-    edges, rows = np.nonzero((y <= centres) != (next_y <= centres))  # edges that cross a row of centres
-    part = (centres[rows] - y[edges, 0]) / (next_y - y)[edges, 0]
+    centers = np.arange(height) + 0.5
+    edges, rows = np.nonzero((y <= centers) != (next_y <= centers))  # edges that cross a row of centers
+    part = (centers[rows] - y[edges, 0]) / (next_y - y)[edges, 0]
     crossing = x[edges, 0] + part * (next_x - x)[edges, 0]
     toggles = np.zeros((height, width + 1), np.int32)
     np.add.at(toggles, (rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)), 1)
@@ -151,6 +335,8 @@ def _decompress(text):
         bits = character - 48
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError("a run length of more than 60 bits")
         if not bits & 0x20:
             if bits & 0x10:  # the sign
                 value -= 1 << shift
@@ -159,15 +345,15 @@ def _decompress(text):
     return counts
 
 
-def _image_folder(directory, name, images):
+def _image_folder(directory, name, content):
     candidates = [
         io.join(directory, name),
         io.join(directory, "images", name),
         io.join(directory, "images"),
         str(directory),
     ]
-    for image in images[:20]:  # some may be missing
+    for file_name, _, _ in list(content.images.values())[:20]:  # some may be missing
         for folder in candidates:
-            if io.exists(io.join(folder, image["file_name"])):
+            if io.exists(io.join(folder, file_name)):
                 return folder
     return candidates[0]

@@ -88,23 +88,10 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
     Raises:
         BadImage: the image or its mask cannot be used.
     """
-    facts = inspect_image(image_bytes, max_pixels)
-    size = (facts.height, facts.width)
+    metadata = inspect_image(image_bytes, max_pixels)
     mask = None
     if has_masks:
-        if mask_bytes is not None:
-            mask = decode_mask(mask_bytes)
-        elif isinstance(item.mask, dict):
-            mask = _draw(item.mask)
-        else:
-            mask = np.full(size, IGNORE, np.uint8)
-        if mask.shape != size:
-            raise BadImage(
-                "mask_size",
-                f"The mask has {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"the upright image {facts.width}x{facts.height}.",
-                "Make the mask as large as the image is shown, its EXIF rotation applied.",
-            )
+        mask = _read_mask(item.mask, mask_bytes, (metadata.height, metadata.width))
         strange = np.setdiff1d(mask, [*range(classes + 1), IGNORE])
         if strange.size:
             raise BadImage(
@@ -116,11 +103,29 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
         image_id=item.image_id,
         image_bytes=image_bytes,
         labels=tuple(item.labels),
-        height=facts.height,
-        width=facts.width,
-        orientation=facts.orientation,
+        height=metadata.height,
+        width=metadata.width,
+        orientation=metadata.orientation,
         mask_bytes=None if mask is None else encode_mask(mask),
     )
+
+
+def _read_mask(shapes, mask_bytes, size):
+    """The mask in a file, drawn from COCO's shapes, or unknown throughout; uint8 of the image's size."""
+    if mask_bytes is not None:
+        mask = decode_mask(mask_bytes)
+        mask_size = mask.shape
+    elif isinstance(shapes, dict):
+        mask_size = (shapes["height"], shapes["width"])
+    else:
+        return np.full(size, IGNORE, np.uint8)
+    if mask_size != size:
+        raise BadImage(
+            "mask_size",
+            f"The mask has {mask_size[1]}x{mask_size[0]} pixels, the upright image {size[1]}x{size[0]}.",
+            "Make the mask as large as the image is shown, its EXIF rotation applied.",
+        )
+    return mask if mask_bytes is not None else _draw(shapes)
 
 
 def hash_fraction(image_id):
