@@ -257,6 +257,53 @@ def test_both_of_pytorchs_formats_are_read(write):
     assert_same(actual, expected)
 
 
+def nest(leaf, wrap, depth=60):
+    """A value that takes `2 ** depth` steps to be printed, hashed or walked through."""
+    for _ in range(depth):
+        leaf = wrap(leaf)
+    return leaf
+
+
+def test_a_nest_of_shared_values_takes_no_time():
+    part = tensor("0", 6, (6,), (1,))
+    dicts = nest({}, lambda value: {"a": value, "b": value})
+    for write in (torch_zip, torch_legacy):
+        assert_same(read(write({"a": part, "b": dicts}, {"0": SIX})), {"a": SIX})
+
+
+@pytest.mark.parametrize("use", [b"\x88", b"}(h\x00K\x01u", b"(h\x00Q", b"h\x00h\x00\x93"])
+def test_a_nest_of_tuples_as_a_name_takes_no_time(use):
+    """Memo 0 is the nest, and `use` takes it as a name. By hand: Python's own pickler would hash it."""
+    data = b"\x80\x02)" + b"q\x00h\x00\x86" * 60 + b"q\x00" + use + b"."
+    numbers = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+    with pytest.raises(UserError, match="damaged"):
+        read(numbers + data)
+
+
+@pytest.mark.parametrize("write", [torch_zip, torch_legacy])
+@pytest.mark.parametrize("shape", [(-1, 6), (0, -1), (2**70,), ("6",)])
+def test_shapes_that_no_array_has_are_refused(write, shape):
+    with pytest.raises(UserError, match="damaged"):
+        read(write({"a": tensor("0", 6, shape, (1,) * len(shape))}, {"0": SIX}))
+
+
+def test_a_compressed_archive_is_not_unpacked():
+    """A megabyte of zeros packs into a kilobyte, and so on."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", torch_pickle({"a": tensor("0", 6, (6,), (1,))}))
+        archive.writestr("archive/data/0", SIX.tobytes())
+    with pytest.raises(UserError, match="compressed"):
+        read(stream.getvalue())
+
+
+@pytest.mark.parametrize("system", [True, None, [], 1])
+def test_a_pickle_that_does_not_describe_its_machine_is_refused(system):
+    data = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, system))
+    with pytest.raises(UserError, match="damaged"):
+        read(data)
+
+
 def test_weights_inside_a_training_checkpoint_are_found():
     tree = {"epoch": 3, "best": 0.5, "state_dict": {"a": tensor("0", 6, (6,), (1,))}}
     assert_same(read(torch_zip(tree, {"0": SIX})), {"a": SIX})

@@ -7,6 +7,7 @@ of functions and classes as text, and refuses every name but those of tensors. T
 """
 
 import collections
+import functools
 import io
 import math
 import pickletools
@@ -56,11 +57,11 @@ def read_state_dict(stream: BinaryIO) -> dict[str, np.ndarray]:
 
     Raises:
         UserError: the file holds something else than tensors, or contradicts itself.
-        BadZipFile, EOFError, RuntimeError: the file is cut off, encrypted, or a tree that contains itself.
+        Exception: the file is cut off or damaged; `wsss.weights.read_tensors` catches what may come.
     """
     is_zip = stream.read(4) == _ZIP_MAGIC
     stream.seek(0)
-    return _state_dict((_read_zip if is_zip else _read_legacy)(stream))
+    return (_read_zip if is_zip else _read_legacy)(stream)
 
 
 class _Tensor(NamedTuple):
@@ -90,19 +91,19 @@ class _Mark:
     """Where the items of a tuple, list or dictionary begin on the stack."""
 
 
-def _state_dict(tree):
+def _state_dict(tree, load):
+    """The named tensors of a tree as arrays; `load` gives the bytes of a storage, once for each."""
     for wrapper in _WRAPPERS:
         if isinstance(tree, dict) and isinstance(tree.get(wrapper), dict):
             tree = tree[wrapper]
     tensors = tree if isinstance(tree, dict) else {}
     tensors = {
-        name: value
-        for name, value in tensors.items()
-        if isinstance(name, str) and isinstance(value, np.ndarray)
+        name: value for name, value in tensors.items() if isinstance(name, str) and isinstance(value, _Tensor)
     }
     if not tensors:
         raise UserError("it holds no named tensors; write it with `torch.save(model.state_dict(), …)`")
-    return tensors
+    load_once = functools.cache(load)
+    return {name: _as_array(tensor, load_once(tensor.storage)) for name, tensor in tensors.items()}
 
 
 def _read_zip(stream):
@@ -112,31 +113,39 @@ def _read_zip(stream):
         raise UserError("it is a TorchScript program; write it with `torch.save(model.state_dict(), …)`")
     if "data.pkl" not in names:
         raise UserError("it is a zip archive, but not one of PyTorch's")
-    if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
-        raise UserError("it was written on a big-endian machine")
-    tree = _read_pickle(io.BytesIO(archive.read(names["data.pkl"])))
 
-    def load(storage):
-        entry = archive.getinfo(names.get(f"data/{storage.key}", f"data/{storage.key}"))
-        if entry.file_size != storage.length * _item_size(storage) or entry.compress_type:
-            raise UserError(f"the file is damaged: storage {storage.key!r} has another size than announced")
+    def read(name):
+        entry = archive.getinfo(names.get(name, name))
+        if entry.compress_type or entry.file_size != entry.compress_size:  # PyTorch never compresses
+            raise UserError(f"the file is damaged: {name} is compressed")
         return archive.read(entry)
 
-    try:
-        return _fill(tree, load)
-    except KeyError as error:
-        raise UserError(f"the file is damaged: {error.args[0]}") from None
+    if "byteorder" in names and read("byteorder") != b"little":
+        raise UserError("it was written on a big-endian machine")
+    tree, _ = _read_pickle(io.BytesIO(read("data.pkl")))
+
+    def load(storage):
+        data = read(f"data/{storage.key}")
+        if len(data) != storage.length * _item_size(storage):
+            raise UserError(f"the file is damaged: storage {storage.key!r} has another size than announced")
+        return data
+
+    return _state_dict(tree, load)
 
 
 def _read_legacy(stream):
-    if _read_pickle(stream) != _LEGACY_MAGIC or _read_pickle(stream) != _LEGACY_PROTOCOL:
+    if any(_read_pickle(stream)[0] != number for number in (_LEGACY_MAGIC, _LEGACY_PROTOCOL)):
         raise UserError("it is a pickle, but not one of PyTorch's")
-    if not _read_pickle(stream).get("little_endian", True):
+    system, _ = _read_pickle(stream)
+    if not isinstance(system, dict):
+        raise UserError("the file is damaged: it does not describe the machine that wrote it")
+    if not system.get("little_endian", True):
         raise UserError("it was written on a big-endian machine")
-    tree = _read_pickle(stream)
-    item_sizes = {storage.key: _item_size(storage) for storage in _storages(tree)}
+    tree, storages = _read_pickle(stream)
+    item_sizes = {storage.key: _item_size(storage) for storage in storages}
     reader, data = BinaryReader(stream), {}
-    for key in _read_pickle(stream):
+    keys, _ = _read_pickle(stream)
+    for key in map(_checked_key, keys):
         if key not in item_sizes:
             raise UserError(f"the file is damaged: storage {key!r} belongs to no tensor")
         data[key] = reader.bytes(reader.unpack("q") * item_sizes[key])
@@ -146,32 +155,15 @@ def _read_legacy(stream):
             raise UserError(f"the file is damaged: storage {storage.key!r} has another size than announced")
         return data[storage.key]
 
-    return _fill(tree, load)
-
-
-def _storages(tree):
-    if isinstance(tree, _Tensor):
-        yield tree.storage
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from _storages(value)
-
-
-def _fill(tree, load):
-    """The tree with arrays in place of `_Tensor`s."""
-    if isinstance(tree, _Tensor):
-        return _as_array(tree, load(tree.storage))
-    if isinstance(tree, dict):
-        return {key: _fill(value, load) for key, value in tree.items()}
-    return tree
+    return _state_dict(tree, load)
 
 
 def _as_array(tensor, data):
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     count = math.prod(shape)
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    inside = tensor.offset >= 0 and last < storage.length and count <= storage.length
-    if count and not (inside and min((0, *strides)) >= 0):
+    inside = last < storage.length and count <= storage.length
+    if count and not inside:
         raise UserError(f"the file is damaged: a tensor of shape {shape} reaches beyond its storage")
     if storage.dtype == "bfloat16":
         flat = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
@@ -188,14 +180,16 @@ def _item_size(storage):
 
 
 def _read_pickle(stream):
-    """The value of a pickle that consists of plain data and tensors; tensors come as `_Tensor`."""
-    stack, memo = [], {}
+    """`(value, storages)` of a pickle that consists of plain data and tensors, which come as `_Tensor`."""
+    stack, memo, storages = [], {}, []
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name == "STOP":
-                return stack.pop()
+                return stack.pop(), storages
             _interpret(name, argument, stack, memo)
+            if name == "BINPERSID":
+                storages.append(stack[-1])
     except UserError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -233,10 +227,10 @@ def _interpret(name, argument, stack, memo):
         stack.append(memo[argument])
     elif name == "SETITEM":
         value, key = stack.pop(), stack.pop()
-        stack[-1][key] = value
+        stack[-1][_checked_key(key)] = value
     elif name == "SETITEMS":
         items = _pop_to_mark(stack)
-        stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        stack[-1].update(zip(map(_checked_key, items[::2]), items[1::2], strict=True))
     elif name == "APPEND":
         value = stack.pop()
         stack[-1].append(value)
@@ -246,7 +240,7 @@ def _interpret(name, argument, stack, memo):
     elif name == "GLOBAL":
         stack.append(_named(argument))
     elif name == "STACK_GLOBAL":
-        attribute, module = stack.pop(), stack.pop()
+        attribute, module = _checked_key(stack.pop()), _checked_key(stack.pop())
         stack.append(_named(f"{module} {attribute}"))
     elif name == "REDUCE":
         arguments, function = stack.pop(), stack.pop()
@@ -260,10 +254,21 @@ def _interpret(name, argument, stack, memo):
 
 
 def _pop_to_mark(stack):
-    start = len(stack) - 1 - stack[::-1].index(_Mark)
+    start = len(stack) - 1
+    while stack[start] is not _Mark:
+        start -= 1
+        if start < 0:
+            raise UserError("the file is damaged: a list without a beginning")
     items = stack[start + 1 :]
     del stack[start:]
     return items
+
+
+def _checked_key(key):
+    """A key or name, which is plain: a nest of tuples within tuples takes for ever to hash or to print."""
+    if not isinstance(key, (str, int)):
+        raise UserError("the file is damaged: a name that is no text")
+    return key
 
 
 def _named(name):
@@ -278,13 +283,17 @@ def _named(name):
 def _apply(name, arguments):
     function = name.split()[-1]
     if function == "OrderedDict":
-        return collections.OrderedDict(*arguments)
+        (pairs,) = arguments or ((),)
+        return collections.OrderedDict((_checked_key(key), value) for key, value in pairs)
     if function == "_rebuild_parameter":
         return arguments[0]
     if function in ("_rebuild_tensor", "_rebuild_tensor_v2"):
         storage, offset, shape, strides = arguments[:4]
-        if len(shape) != len(strides) or not all(isinstance(n, int) for n in (offset, *shape, *strides)):
+        numbers = (offset, *shape, *strides)
+        if len(shape) != len(strides) or not all(isinstance(n, int) and 0 <= n < 2**63 for n in numbers):
             raise UserError("the file is damaged: a tensor without a shape")
+        if not isinstance(storage, _Storage):
+            raise UserError("the file is damaged: a tensor without a storage")
         return _Tensor(storage, offset, shape, strides)
     raise UserError(f"the file is damaged: `{name}` is no function")
 
@@ -293,4 +302,4 @@ def _storage(identity):
     kind, storage_type, key, _, length = identity[:5]
     if kind != "storage" or not isinstance(length, int) or length < 0:
         raise UserError("the file is damaged: a tensor without a storage")
-    return _Storage(str(key), _STORAGES[storage_type.name.split()[-1]], length)
+    return _Storage(str(_checked_key(key)), _STORAGES[storage_type.name.split()[-1]], length)
