@@ -21,7 +21,7 @@ _PUBLIC = {
     "CamPredictor": "wsss.inference.predictor",
     "load_model": "wsss.inference.loading",
     "DenseCRF": "wsss.refine",
-    "random_walk": "wsss.refine.random_walk",
+    "random_walk": "wsss.refine",
     # measuring and optimizing
     "ThresholdSweep": "wsss.metrics",
     "confusion_matrix": "wsss.metrics",
@@ -30,6 +30,10 @@ _PUBLIC = {
     "GroupedSGD": "wsss.optimizers",
     "GroupedAdamW": "wsss.optimizers",
     "PolynomialSchedule": "wsss.optimizers",
+    # the programs as functions
+    "train_model": "wsss.training.api",
+    "label_collection": "wsss.pipeline.api",
+    "predict_masks": "wsss.pipeline.api",
 }
 _PACKAGES = (
     *("backbones", "common", "data", "inference", "layers", "metrics", "models", "ops", "optimizers"),

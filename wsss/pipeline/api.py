@@ -1,4 +1,4 @@
-"""The pipeline from Python: `wsss.label` and `wsss.predict`."""
+"""The pipeline from Python: `wsss.label_collection` and `wsss.predict_masks`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from wsss.pipeline.options import Options
 from wsss.pipeline.summary import LabelResult
 
 
-def label(
+def label_collection(
     model: str = "", data: str = "", output: str = "", *, beam_argv: Sequence[str] = (), **options: Any
 ) -> LabelResult:
     """Makes pseudo labels of a collection with a trained model, as `pipelines/pseudo_labels.py` does.
 
     Example:
 
-        result = wsss.label("runs/seam-1", output="labels", refine=("crf",))
+        result = wsss.label_collection("runs/seam-1", output="labels", refine=("crf",))
         print(result.miou, result.output)
 
     Args:
@@ -35,7 +35,7 @@ def label(
     return make_pseudo_labels(Options(model=model, data=data, output=output, **options), beam_argv)
 
 
-def predict(
+def predict_masks(
     model: str, images: str, output: str, *, beam_argv: Sequence[str] = (), **options: Any
 ) -> LabelResult:
     """Makes masks of a folder of images without tags, as `python -m wsss.predict` does.
@@ -54,4 +54,4 @@ def predict(
         UserError: an option, the images or the output folder cannot be used.
     """
     fixed = {"split": "all", "image_labels": "predicted"}
-    return label(model, images, output, beam_argv=beam_argv, **{**options, **fixed})
+    return label_collection(model, images, output, beam_argv=beam_argv, **{**options, **fixed})
