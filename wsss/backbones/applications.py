@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from wsss.backbones.base import IMAGENET_DEVIATION, IMAGENET_MEAN, Backbone, freeze
 from wsss.backbones.dilation import to_dense
+from wsss.common import compat
 
 # What a network of `keras.applications` expects of its input. "raw": 0..255, normalised inside.
 _PREPROCESSING = {
@@ -142,7 +143,7 @@ def _without_head(model):
     tensor = model.outputs[0]
     feature = tensor if len(tensor.shape) == 4 else None
     while True:  # backwards along the single chain of layers at the end
-        operation = tensor._keras_history.operation
+        operation = compat.producer(tensor)
         inputs = keras.tree.flatten(operation.input) if not isinstance(operation, layers.InputLayer) else ()
         if len(inputs) != 1:
             break

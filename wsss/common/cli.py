@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from wsss.common import compat
 from wsss.common.errors import UserError
 
 REQUIRED = dataclasses.MISSING
@@ -157,7 +158,7 @@ def parse(options_class: type[Options], argv=None, **parser_options):
 
 def unknown_flag(text: str, *parsers: argparse.ArgumentParser) -> UserError:
     """The `UserError` of an argument that none of the parsers knows; it names the flag that is nearest."""
-    known = {flag for parser in parsers for flag in parser._option_string_actions} - {"-h", "--help"}
+    known = {flag for parser in parsers for flag in compat.flags_of(parser)} - {"-h", "--help"}
     flag = text.split("=")[0]
     near = difflib.get_close_matches(flag, sorted(known), n=1) if flag.startswith("-") else []
     remedy = f"Did you mean `{near[0]}`?" if near else "`--help` lists the flags."

@@ -16,7 +16,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
-from wsss.common import io
+from wsss.common import compat, io
 from wsss.common.cli import Parser, unknown_flag
 from wsss.common.errors import UserError
 
@@ -82,7 +82,7 @@ def make_pipeline(beam_argv: Sequence[str] = ()) -> beam.Pipeline:
     if is_local(beam_argv):
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(_is_of_use)
-        return beam.Pipeline(runner=_local_runner(options), options=options)
+        return beam.Pipeline(runner=compat.local_beam_runner(options), options=options)
     name = options.view_as(StandardOptions).runner
     try:
         create_runner(name)
@@ -205,16 +205,6 @@ def _options(beam_argv):
     return PipelineOptions(list(beam_argv))
 
 
-def _local_runner(options):
-    from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability.fn_api_runner import fn_runner
-    from apache_beam.runners.portability.portable_runner import JobServiceHandle
-
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
-
-
 class _BeamParser(Parser):
     """Collects the flags of every options class, which may define the same flag twice."""
 
@@ -233,10 +223,5 @@ class _BeamParser(Parser):
 
 def _beam_parser():
     parser = _BeamParser(add_help=False)
-    classes = [PipelineOptions]
-    while classes:
-        options_class = classes.pop(0)
-        classes += sorted(options_class.__subclasses__(), key=lambda each: each.__qualname__)
-        if "_add_argparse_args" in options_class.__dict__:
-            options_class._add_argparse_args(parser)
+    compat.add_beam_flags(parser)
     return parser

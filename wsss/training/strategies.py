@@ -6,6 +6,7 @@ import os
 import keras
 import tensorflow as tf
 
+from wsss.common import compat
 from wsss.common.errors import UserError
 
 
@@ -59,8 +60,7 @@ def prepare_model(model, strategy, batch_shapes):
         return
     batch = tuple(keras.KerasTensor(shape, "float32") for shape in batch_shapes)
     with strategy.scope():
-        model._symbolic_build(data_batch=batch)
-    model._maybe_symbolic_build = lambda *args, **kwargs: None
+        compat.build_symbolically(model, batch)
     train_step = model.train_step
     model.train_step = lambda data: {
         name: tf.reshape(value, (1,)) for name, value in train_step(data).items()

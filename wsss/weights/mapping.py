@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from wsss.common import compat
 from wsss.common.errors import UserError
 
 _PUBLISHED_LAYERS = {  # our layer -> its published name, where they differ
@@ -46,9 +47,9 @@ def published_variables(model) -> dict:
         Name, e.g. `b4_1.conv_branch2a.weight` -> `keras.Variable`, in our layout.
     """
     variables = {}
-    for layer in model._flatten_layers(include_self=False, recursive=True):
+    for layer in compat.flat_layers(model):
         published_layer = _PUBLISHED_LAYERS.get(layer.name, layer.name.replace("-", "."))
-        for variable in layer._trainable_variables + layer._non_trainable_variables:
+        for variable in compat.own_variables(layer):
             last = _PUBLISHED_VARIABLES.get(variable.name)
             if last:
                 variables.setdefault(f"{published_layer}.{last}", variable)
