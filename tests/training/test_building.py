@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from urllib.error import HTTPError, URLError
 
 import keras
 import pytest
@@ -59,3 +60,16 @@ def test_a_deterministic_run_does_one_operation_after_the_other():
     program = "import tensorflow as tf; tf.zeros(1); " + program.removeprefix("import tensorflow as tf; ")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "--deterministic needs a process of its own" in done.stderr
+
+
+@pytest.mark.parametrize("failure", [URLError("no route"), HTTPError("https://host", 404, "gone", {}, None)])
+def test_weights_that_cannot_be_downloaded_name_the_flag(monkeypatch, failure):
+    def get_file(*arguments, **options):  # as Keras's own does without a network
+        try:
+            raise failure
+        except URLError:
+            raise Exception("URL fetch failure")  # noqa: B904
+
+    monkeypatch.setattr(keras.src.utils.file_utils, "get_file", get_file)
+    with pytest.raises(UserError, match="--backbone_weights"):
+        make_backbone(TrainingOptions(backbone="MobileNetV2"))

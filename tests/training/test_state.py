@@ -46,3 +46,22 @@ def test_a_state_with_a_nan_is_not_finite():
     assert checkpoint.is_finite(checkpoint.capture(model))
     model.layers[-1].bias.assign([0.0, np.nan, 0.0])
     assert not checkpoint.is_finite(checkpoint.capture(model))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"spam",
+        lambda data: data.replace(b'"epoch": 1', b'"epoch":-1'),
+        lambda data: data.replace(b'"epoch": 1', b'"spam_": 1'),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(tmp_path, damage):
+    path = tmp_path / "state.npz"
+    checkpoint.save(path, [np.ones(3)], Progress(1, 2))
+    assert checkpoint.read_progress(path) == Progress(1, 2)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"checkpoint .*state\.npz is damaged"):
+        checkpoint.read_progress(path)

@@ -127,7 +127,11 @@ def _plain(name):
 def _load_model_file(path):
     if not path.is_file():
         raise ValueError(f"`backbone` names a .keras file that does not exist: {path}.")
-    model = keras.models.load_model(path, compile=False)
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # a class that is not registered
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
     inputs = keras.tree.flatten(model.inputs)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(model.outputs) != 1:
         raise ValueError(

@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -14,6 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from wsss.common import io
+from wsss.common.arrays import read_npz
 from wsss.common.errors import UserError
 from wsss.common.output_folder import OutputFolder, claim
 from wsss.pipeline.schema import Fields
@@ -221,7 +220,12 @@ def decode_scores(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         ValueError: the bytes are no such file.
     """
     try:
-        with np.load(BytesIO(data)) as arrays:
-            return arrays["scores"].astype(np.float32), arrays["keys"]
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
+        arrays = read_npz(data)
+        scores, class_ids = arrays["scores"], arrays["keys"]
+        if scores.ndim != 3 or scores.dtype.kind != "f" or class_ids.shape != scores.shape[:1]:
+            raise ValueError(f"scores {scores.shape} of {class_ids.shape} classes")
+        if class_ids.dtype.kind not in "iu":
+            raise ValueError(f"class ids {class_ids.dtype}")
+        return scores.astype(np.float32), class_ids
+    except (KeyError, ValueError) as error:
         raise ValueError(f"Not a whole score file, `.npz` of `scores` and `keys` ({error}).") from error

@@ -1,5 +1,7 @@
 """From options to objects: the network, the optimizer, the data."""
 
+from urllib.error import URLError
+
 import keras
 import tensorflow as tf
 
@@ -54,6 +56,13 @@ def make_backbone(options):
         )
     except (ValueError, OSError) as error:
         raise UserError(f"--backbone {options.backbone}: {error}") from error
+    except Exception as error:  # Keras raises `Exception` itself
+        if not isinstance(error.__context__, URLError):
+            raise
+        raise UserError(
+            f"--backbone {options.backbone}: its ImageNet weights cannot be downloaded "
+            f"({error.__context__}). Name a file of them with --backbone_weights, or none."
+        ) from error
 
 
 def make_model(options, classes, backbone):

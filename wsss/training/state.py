@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wsss.common import io
+from wsss.common.arrays import read_npz
 from wsss.common.errors import UserError
 
 
@@ -59,9 +60,12 @@ def save(path, arrays, progress):
 
 
 def read_progress(path):
-    """The `Progress` in a file of `save`."""
-    with np.load(BytesIO(io.read_bytes(path))) as archive:
-        return Progress(**json.loads(archive["progress"].tobytes()))
+    """The `Progress` in a file of `save`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return _read(path)[1]
 
 
 def load(path, model):
@@ -71,11 +75,9 @@ def load(path, model):
         The `Progress` that was saved.
 
     Raises:
-        UserError: the file holds the state of another model.
+        UserError: the file is damaged, or holds the state of another model.
     """
-    with np.load(BytesIO(io.read_bytes(path))) as archive:
-        arrays = [archive[f"variable_{i}"] for i in range(len(archive.files) - 1)]
-        progress = Progress(**json.loads(archive["progress"].tobytes()))
+    arrays, progress = _read(path)
     shapes = [tuple(variable.shape) for variable in state_variables(model)]
     if shapes != [array.shape for array in arrays]:
         raise UserError(
@@ -84,3 +86,20 @@ def load(path, model):
         )
     restore(model, arrays)
     return progress
+
+
+def _read(path):
+    """`(arrays, progress)` of a file of `save`."""
+    try:
+        data = io.read_bytes(path)
+        found = read_npz(data, max_bytes=len(data))  # nothing in it is compressed
+        arrays = [found[f"variable_{index}"] for index in range(len(found) - 1)]
+        progress = Progress(**json.loads(found["progress"].tobytes()))
+        if not all(isinstance(count, int) and count >= 0 for count in progress):
+            raise ValueError(f"progress {progress}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"The checkpoint {path} is damaged ({error}). Remove it, or pass --overwrite, to "
+            "train from the start."
+        ) from error
+    return arrays, progress
