@@ -8,7 +8,7 @@ import tensorflow as tf
 from wsss.training.callbacks import (
     HistoryFile,
     PlainProgress,
-    SafeKeeping,
+    StateKeeper,
     Summaries,
     Validation,
     read_history,
@@ -47,7 +47,7 @@ def fit(model, data, callbacks, epochs=2, first=0, steps=STEPS):
 
 
 def keeper_for(path, model, **options):
-    keeper = SafeKeeping(str(path), steps_per_epoch=STEPS, **options)
+    keeper = StateKeeper(str(path), steps_per_epoch=STEPS, **options)
     keeper.set_model(model)
     return keeper
 

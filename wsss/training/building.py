@@ -1,4 +1,4 @@
-"""From options to objects: the network, the optimizer, the data."""
+"""Builds the backbone, the model, the optimizer and the dataset that the options describe."""
 
 from urllib.error import URLError
 
@@ -118,10 +118,10 @@ def _standardizes_correlation(options):
 
 
 def compile_model(model, options, backbone, total_steps, rate_factor=1.0):
-    """Gives the model its loss and its optimizer, whose state is made here, under the strategy's scope."""
+    """Compiles the model and builds the optimizer's variables, under the strategy's scope."""
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps, rate_factor),
-        loss=None if options.learns_pairs else keras.losses.BinaryCrossentropy(),
+        loss=None if options.is_affinity_model else keras.losses.BinaryCrossentropy(),
         jit_compile=options.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
@@ -177,12 +177,12 @@ def make_augmentation(options):
 
 
 def make_dataset(options, collection, pad_value, strategy, progress):
-    """Global batches from where the run stands to its end, each worker making its own part.
+    """Dataset of global batches from `progress` to the end of the run; each worker reads its own part.
 
     Args:
         options: `TrainingOptions`.
         collection: `Collection`.
-        pad_value: colour in [0, 1] beyond an image's border.
+        pad_value: color in [0, 1] beyond an image's border.
         strategy: `tf.distribute` strategy.
         progress: `Progress`, the place to begin at.
     """
@@ -202,7 +202,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
             replicas=replicas,
             shard_index=context.input_pipeline_id,
             shard_count=context.num_input_pipelines,
-            targets="masks" if options.learns_pairs else "labels",
+            targets="masks" if options.is_affinity_model else "labels",
         )
         return dataset.skip(progress.step * replicas // context.num_input_pipelines)
 
@@ -212,7 +212,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
 def batch_shapes(options, collection, strategy):
     """Shapes of images and labels in one replica's part of a batch."""
     images, side = options.batch_size // strategy.num_replicas_in_sync, options.image_size
-    labels = (images, side, side) if options.learns_pairs else (images, len(collection.class_names))
+    labels = (images, side, side) if options.is_affinity_model else (images, len(collection.class_names))
     return (images, side, side, 3), labels
 
 
@@ -238,7 +238,7 @@ def set_numerics(options):
 
 
 def check_data(options, strategy, collection):
-    """Raises a `UserError` for what would fail later, when a run directory has been begun."""
+    """Raises a `UserError` for options that the strategy or the collection does not allow."""
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise UserError(
@@ -247,7 +247,7 @@ def check_data(options, strategy, collection):
         )
     if options.measures:
         collection.shard_paths(options.val_split)
-    if options.learns_pairs:
+    if options.is_affinity_model:
         if not collection.has_masks:
             raise UserError(
                 f"--model {options.model} learns from masks; the collection {options.data} has none."

@@ -1,6 +1,6 @@
 """Keras callbacks of the training program: each does one thing at the end of a step or an epoch.
 
-They share `logs`: `Validation` adds its figures, those after it in the list record them.
+They share `logs`: `Validation` adds its metrics, and the callbacks after it record them.
 """
 
 import csv
@@ -19,12 +19,11 @@ from wsss.training.state import Progress
 logger = logging.getLogger(__name__)
 
 
-class SafeKeeping(keras.callbacks.Callback):
+class StateKeeper(keras.callbacks.Callback):
     """Saves the run's whole state, and stops the run when its loss or its weights are no longer finite.
 
-    The state is saved at every epoch's end and, if asked, every so many steps. Since nothing that is not
-    finite is ever saved, the file always holds the last good weights; they are put back into the model when
-    the run stops.
+    The state is saved at the end of each epoch and, optionally, every `save_steps` steps. Only finite states
+    are saved, so that the file always holds the last good weights; they are restored when the run stops.
 
     Args:
         path: where the state goes.
@@ -65,7 +64,7 @@ class SafeKeeping(keras.callbacks.Callback):
         self._saved = self.progress
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Goes on with the running means of a part-done epoch, which `fit` has just reset."""
+        """Restores the running means of an interrupted epoch, which `fit` has just reset."""
         step = self.progress.step if epoch == self.progress.epoch else 0
         self.progress = self.progress._replace(epoch=epoch, step=step)
         self._first_step = self.progress.step
@@ -75,7 +74,7 @@ class SafeKeeping(keras.callbacks.Callback):
         self._running_means = None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Looks at the loss; saves where it is time."""
+        """Checks the loss; saves every `save_steps` steps."""
         step = self._first_step + batch + 1
         self.progress = self.progress._replace(step=step)
         loss = float((logs or {}).get("loss", 0.0))
@@ -145,20 +144,20 @@ class LearningMonitor(keras.callbacks.Callback):
 
 
 class Validation(keras.callbacks.Callback):
-    """Adds the figures of the validation split to the epoch's logs.
+    """Adds the metrics of the validation split to the epoch's logs.
 
     Args:
-        measure: function of the model that returns a dictionary of figures.
+        evaluate: function of the model that returns a dictionary of metrics.
     """
 
-    def __init__(self, measure):
+    def __init__(self, evaluate):
         super().__init__()
-        self._measure = measure
+        self._evaluate = evaluate
 
     def on_epoch_end(self, epoch, logs=None):
-        """Measures, unless the run was stopped."""
+        """Evaluates, unless the run was stopped."""
         if not self.model.stop_training:
-            logs.update({f"val_{name}": value for name, value in self._measure(self.model).items()})
+            logs.update({f"val_{name}": value for name, value in self._evaluate(self.model).items()})
 
 
 class HistoryFile(keras.callbacks.Callback):
@@ -170,17 +169,17 @@ class HistoryFile(keras.callbacks.Callback):
         self._rows = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Keeps the rows of the epochs that a former run finished; a later one will be made again."""
+        """Keeps the rows of the epochs that an earlier run finished, and drops later ones."""
         if self._rows is None:
             self._rows = read_history(self.path)[:epoch]
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes all rows anew: a kill between two writes never leaves half a row."""
+        """Rewrites all rows, atomically: a kill never leaves half a row."""
         if self.model.stop_training:
             return
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        figures = {name: float(value) for name, value in (logs or {}).items()}
-        self._rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **figures})
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        self._rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **metrics})
         stream = StringIO()
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -215,7 +214,7 @@ class Summaries(keras.callbacks.Callback):
         self._writer = self._writer or tf.summary.create_file_writer(self._directory)
 
     def on_epoch_end(self, epoch, logs=None):
-        """One point a figure, one row of pictures."""
+        """Writes one point per metric, and one row of pictures."""
         with self._writer.as_default(step=epoch + 1):
             for name, value in (logs or {}).items():
                 _write_summary(name, tf.constant(float(value)), "scalars", data_class=1)
@@ -256,7 +255,7 @@ class PlainProgress(keras.callbacks.Callback):
         self._started = self._last = self._clock()
 
     def on_train_batch_end(self, batch, logs=None):
-        """A line when the last one is long ago."""
+        """Writes a line if `interval` has passed since the last one."""
         now = self._clock()
         if now - self._last >= self._interval:
             self._last = now
@@ -265,9 +264,9 @@ class PlainProgress(keras.callbacks.Callback):
             self._line(f"step {batch + 1}/{steps} ({pace:.2f} s a step)", logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        """The epoch's figures."""
+        """Writes the metrics of the epoch."""
         self._line(f"{self._clock() - self._started:.0f} s", logs)
 
     def _line(self, place, logs):
-        figures = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
-        self._write(f"epoch {self._epoch}/{self.params['epochs']}, {place}: {figures}")
+        metrics = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
+        self._write(f"epoch {self._epoch}/{self.params['epochs']}, {place}: {metrics}")

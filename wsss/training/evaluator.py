@@ -1,4 +1,4 @@
-"""How good a model is on a split: mean average precision of the classifier, mean IoU of the CAM."""
+"""Evaluation of a model on a split: mean average precision of the classifier, mean IoU of the CAM."""
 
 import itertools
 
@@ -12,13 +12,13 @@ from wsss.visualization import heat_map, overlay
 PICTURE_SIDE = 160
 
 
-class Measure:
-    """Measures a model on a split of a collection, at one scale; called after each epoch.
+class CamEvaluator:
+    """Evaluates a model on a split of a collection, at one scale; called after each epoch.
 
     Args:
         collection: `Collection`.
         split: its split.
-        limit: images looked at, the first ones of the split; 0 = all.
+        limit: number of images that are evaluated, the first ones of the split; 0 = all.
         threshold: background score, in [0, 1], of the mean IoU and of the pictures.
         cam: which map is read out, `refined_cam` or `cam`.
         max_side: larger images are shrunk, pixels.
@@ -29,8 +29,8 @@ class Measure:
         self._threshold, self._cam, self._max_side = threshold, cam, max_side
         self._model = self._predictor = None
 
-    def __call__(self, model):
-        """The figures: `map`, and where masks are known `miou`, `best_miou` and `best_threshold`."""
+    def __call__(self, model) -> dict[str, float]:
+        """The metrics `map`, and where masks are known `miou`, `best_miou` and `best_threshold`."""
         names = self._collection.class_names
         sweep = ThresholdSweep(len(names) + 1, sorted({*(np.arange(60) / 100), self._threshold}))
         predicted, truth = [], []
@@ -41,13 +41,13 @@ class Measure:
             truth.append(np.isin(np.arange(len(names)), record.labels))
             if record.mask is not None:
                 sweep.update(scores, record.labels, record.mask)
-        figures = {"map": float(np.nanmean(average_precision(np.array(predicted), np.array(truth))))}
+        metrics = {"map": float(np.nanmean(average_precision(np.array(predicted), np.array(truth))))}
         if self._collection.has_masks:
             best_threshold, best = sweep.best()
             at = list(sweep.thresholds).index(self._threshold)
-            figures["miou"] = float(mean_iou(sweep.counts())[at])
-            figures["best_miou"], figures["best_threshold"] = best, best_threshold
-        return figures
+            metrics["miou"] = float(mean_iou(sweep.counts())[at])
+            metrics["best_miou"], metrics["best_threshold"] = best, best_threshold
+        return metrics
 
     def pictures(self, model, count=4):
         """uint8 RGB `(count, height, width, 3)`: image, CAM of a class, mask, and truth where known."""

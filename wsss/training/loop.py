@@ -1,4 +1,4 @@
-"""The training itself, around `Model.fit`: built, gone on with, watched, saved."""
+"""The training loop around `Model.fit`: build, restore, fit, restart, save."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from wsss.common import io
 from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
 from wsss.training.baseline import constant_scores
-from wsss.training.evaluator import Measure
+from wsss.training.evaluator import CamEvaluator
 from wsss.training.run_dir import describe
 from wsss.training.state import Progress, read_progress
 
@@ -35,7 +35,7 @@ def train(options, run, strategy, collection):
     # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
     resumed = io.exists(run.checkpoint)
     progress = read_progress(run.checkpoint) if resumed else Progress()
-    baseline = None if options.learns_pairs else constant_scores(collection, options.split)
+    baseline = None if options.is_affinity_model else constant_scores(collection, options.split)
     while True:
         attempt = _Attempt(options, run, strategy, collection, baseline, progress, resumed)
         attempt.fit()
@@ -51,7 +51,7 @@ def train(options, run, strategy, collection):
 
 
 class _Attempt:
-    """One model on its way through the epochs that are left."""
+    """One model, trained through the epochs that are left."""
 
     def __init__(self, options, run, strategy, collection, baseline, progress, resumed):
         self.options, self.run, self.progress = options, run, progress
@@ -65,7 +65,7 @@ class _Attempt:
             building.compile_model(self._model, options, self._backbone, self._steps * options.epochs, factor)
         shapes = building.batch_shapes(options, collection, strategy)
         strategies.prepare_model(self._model, strategy, shapes)
-        self.keeper = callbacks.SafeKeeping(
+        self.keeper = callbacks.StateKeeper(
             run.checkpoint,
             steps_per_epoch=self._steps,
             save_steps=options.checkpoint_steps,
@@ -136,7 +136,7 @@ _REMEDY = "Try a lower --learning_rate or more --epochs, and check the tags."
 
 
 def spans(progress, epochs):
-    """`(where to begin, epoch to end with)` of the calls of `fit` that are left; a part-done epoch is one."""
+    """`(start, last epoch)` of each call of `fit` that is left: an interrupted epoch, then the others."""
     if progress.step:
         yield progress, progress.epoch + 1
         progress = progress._replace(epoch=progress.epoch + 1, step=0)
@@ -145,15 +145,15 @@ def spans(progress, epochs):
 
 
 def on_terminal():
-    """Whether a person watches, who gets a bar, rather than a log, which gets lines."""
+    """Whether the output is a terminal, which gets a progress bar; a log file gets lines."""
     return sys.stdout.isatty()
 
 
 def make_callbacks(options, run, collection):
     """The callbacks that record a run, in the order in which they see the logs."""
-    measure = None
+    evaluator = None
     if options.measures:
-        measure = Measure(
+        evaluator = CamEvaluator(
             collection,
             options.val_split,
             limit=options.val_images,
@@ -161,9 +161,9 @@ def make_callbacks(options, run, collection):
             cam="cam" if options.model == "classifier" else "refined_cam",
         )
     return [
-        *([callbacks.Validation(measure)] if measure else []),
+        *([callbacks.Validation(evaluator)] if evaluator else []),
         callbacks.HistoryFile(run.history),
-        callbacks.Summaries(run.tensorboard, measure.pictures if measure else None),
+        callbacks.Summaries(run.tensorboard, evaluator.pictures if evaluator else None),
         *([] if on_terminal() else [callbacks.PlainProgress(interval=options.progress_seconds)]),
     ]
 
@@ -174,7 +174,7 @@ def save(run, model, keeper, monitor, failure):
     Args:
         run: `RunDirectory`.
         model: the trained model.
-        keeper: `SafeKeeping`.
+        keeper: `StateKeeper`.
         monitor: `LearningMonitor`, or None where no tags are learned.
         failure: why the run was stopped early, or None.
     """

@@ -1,4 +1,4 @@
-"""The options of the training program: one frozen dataclass, from which the flags and their help are made."""
+"""The options of the training program: one frozen dataclass that also defines the flags and their help."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ def _starts_anew(resume):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions(cli.Options):
-    """Everything that `python -m wsss.train` can be told; each field is a flag of the same name."""
+    """Options of `python -m wsss.train`; each field is a flag of the same name."""
 
     data: str = cli.option(
         "",
@@ -28,10 +28,8 @@ class TrainingOptions(cli.Options):
         group="data and run directory",
     )
     split: str = cli.option("train", "split to train on")
-    val_split: str = cli.option("val", "split to measure on after each epoch, or none")
-    val_images: int = cli.option(
-        200, "measure on at most this many images; 0 = all", kind=cli.non_negative_int
-    )
+    val_split: str = cli.option("val", "split to evaluate on after each epoch, or none")
+    val_images: int = cli.option(200, "most images to evaluate on; 0 = all", kind=cli.non_negative_int)
     output: str = cli.option("", "run directory, local or gs://; default: runs/MODEL-NUMBER")
     overwrite: bool = cli.option(
         False,
@@ -47,7 +45,7 @@ class TrainingOptions(cli.Options):
 
     model: str = cli.option(
         "seam",
-        "what is trained; classifier: the same network on the classification loss alone; affinity, or irn "
+        "model to train; classifier: the same network on the classification loss alone; affinity, or irn "
         "for class boundaries: for the random walk, on the masks of --data, such as wsss's pseudo labels "
         "with --write affinity_labels",
         choices=("seam", "pixel2prototype", "classifier", "affinity", "irn"),
@@ -72,14 +70,14 @@ class TrainingOptions(cli.Options):
     )
     frozen_fraction: float = cli.option(
         0.0,
-        "share of the backbone's layers, from the image on, not trained, in [0, 1]",
+        "fraction of the backbone's layers, from the image on, not trained, in [0, 1]",
         kind=cli.unit_interval,
     )
     freeze_batch_norm: bool = cli.option(True, "keep statistics, scale and offset of pretrained batch norms")
     dropout: bool = cli.option(True, "use the dropout of backbones that have one")
     standardize_correlation: str = cli.option(
         "auto",
-        "standardize what pixels are compared by, where a network's refined maps are wide; auto: with "
+        "standardize the feature of the pixel correlation, against refined maps that spread; auto: with "
         "MobileNetV2 only, see docs/results.md",
         choices=("auto", "yes", "no"),
     )
@@ -88,7 +86,7 @@ class TrainingOptions(cli.Options):
     batch_size: int = cli.option(8, "images a step, over all replicas together", kind=cli.positive_int)
     image_size: int = cli.option(224, "side of the square training crop, pixels", kind=_crop_size)
     seed: int = cli.option(
-        0, "seed of weights, order of images, augmentation and the model's own chance", kind=_seed
+        0, "seed of weights, order of images, augmentation and the model's random numbers", kind=_seed
     )
     optimizer: str = cli.option("sgd", "optimizer", choices=("sgd", "adamw"))
     learning_rate: float = cli.option(
@@ -135,20 +133,20 @@ class TrainingOptions(cli.Options):
         kind=cli.non_negative_int,
     )
     er_weight: float = cli.option(
-        1.0, "weight of equivariant regularisation, >= 0", kind=cli.non_negative_float
+        1.0, "weight of equivariant regularization, >= 0", kind=cli.non_negative_float
     )
     ecr_weight: float = cli.option(
-        1.0, "weight of equivariant cross regularisation, >= 0", kind=cli.non_negative_float
+        1.0, "weight of equivariant cross regularization, >= 0", kind=cli.non_negative_float
     )
     min_pooling_weight: float = cli.option(
         1.0, "weight of adaptive min pooling, >= 0", kind=cli.non_negative_float
     )
     min_pooling_rate: float = cli.option(
-        0.25, "share of the lowest pixels in adaptive min pooling, in [0, 1]", kind=cli.unit_interval
+        0.25, "fraction of the lowest pixels in adaptive min pooling, in [0, 1]", kind=cli.unit_interval
     )
     ecr_pooling_rate: float = cli.option(
         0.2,
-        "share of the largest differences in cross regularisation, in (0, 1]",
+        "fraction of the largest differences in cross regularization, in (0, 1]",
         kind=cli.half_open_unit_interval,
     )
     contrast_weight: float = cli.option(
@@ -173,7 +171,7 @@ class TrainingOptions(cli.Options):
     jitter: tuple[float, float, float, float] = cli.option(
         (0.3, 0.3, 0.3, 0.1), "largest change of brightness, contrast, saturation, hue", metavar="B,C,S,H"
     )
-    flip: bool = cli.option(True, "mirror half of the images")
+    flip: bool = cli.option(True, "flip half of the images horizontally")
 
     strategy: str = cli.option(
         "default",
@@ -204,12 +202,12 @@ class TrainingOptions(cli.Options):
 
     @property
     def measures(self):
-        """Whether the class maps are measured after each epoch."""
-        return self.val_split != "none" and not self.learns_pairs
+        """Whether the CAMs are evaluated after each epoch."""
+        return self.val_split != "none" and not self.is_affinity_model
 
     @property
-    def learns_pairs(self):
-        """Whether the network learns from the masks which pixels belong together, and has no class maps."""
+    def is_affinity_model(self):
+        """Whether the model learns pairwise affinities from masks, and has no CAMs."""
         return self.model in ("affinity", "irn")
 
 

@@ -1,7 +1,7 @@
-"""The whole state of a training run in one file, so that a killed run goes on as if nothing had happened.
+"""The whole state of a training run in one file: a killed run resumes to the same final weights.
 
-Keras' own `BackupAndRestore` keeps weights and optimizer; the random state of the model and the running means
-of a part-done epoch are kept here as well, and the place in the data, hence the same final weights.
+Keras' own `BackupAndRestore` keeps weights and optimizer. Here the model's random state, the running means of
+an interrupted epoch and the position in the data are kept as well.
 """
 
 import json
