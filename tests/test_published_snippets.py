@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 SEAM_SNIPPET = """
 img_input = tf.keras.layers.Input((28, 28, 1))
@@ -129,3 +130,16 @@ def test_the_snippet_of_the_readme_runs():
     names = run(snippet, images=images, tags=np.array([[1, 0, 1], [0, 1, 0]], "float32"))
     assert names["maps"].shape == (2, 2, 2, 3)
     assert Path("seam.keras").exists()
+
+
+def test_the_snippets_of_inference_and_refinement_run():
+    names = pixel2prototype_network(None)
+    Path("runs/seam").mkdir(parents=True)
+    names = run('SEAM(img_input, x, 3).save("runs/seam/model.keras")', **names)
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(image).save("img.jpg")
+    inference, refinement = python_blocks("docs/library.md")[2:]
+    scores = run(inference)["scores"]
+    assert scores.shape == (3, 20, 30)
+    names = run(refinement, image=image, scores=np.moveaxis(scores, 0, -1))
+    assert names["probabilities"].shape == (20, 30, 3)
