@@ -358,3 +358,33 @@ def test_254_classes_are_possible(tmp_path):
     (record,) = open_collection(tmp_path / "out").read("train")
     assert record.labels == (253,)
     assert (record.mask == 254).all()
+
+
+def test_a_class_that_no_mask_shows_is_noted_and_classes_may_be_given_for_a_devkit(tmp_path, capsys):
+    voc_devkit(tmp_path / "voc")
+    write(tmp_path, {"classes.txt": "\n".join(f"c{index}" for index in range(7)) + "\ncat\nperson\ndog\n"})
+    arguments = ("--voc", tmp_path / "voc", "--classes", tmp_path / "classes.txt")
+    prepare(*arguments, "--output", tmp_path / "out")
+    assert "note: class person is a tag, but no mask shows it" in capsys.readouterr().out
+    assert open_collection(tmp_path / "out").class_names[7:] == ("cat", "person", "dog")
+
+
+def test_masks_that_contradict_the_tags_are_refused_before_anything_is_written(tmp_path, capsys):
+    write(tmp_path / "images", {"a.jpg": encoded(picture()), "b.jpg": encoded(picture())})
+    masks = {
+        f"{name}.png": encode_mask(np.full((7, 12), number, np.uint8))
+        for name, number in (("a", 2), ("b", 1))
+    }
+    write(tmp_path / "masks", masks)
+    write(tmp_path, {"tags.csv": "id,cow,tractor\na,1,0\nb,0,1\n"})
+    arguments = (
+        "--images",
+        tmp_path / "images",
+        "--labels",
+        tmp_path / "tags.csv",
+        "--masks",
+        tmp_path / "masks",
+    )
+    prepare(*arguments, "--output", tmp_path / "out", code=2)
+    assert "2 of 2 images contradict" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

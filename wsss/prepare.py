@@ -87,7 +87,7 @@ class Options(cli.Options):
         if self.images and not self.labels:
             raise UserError("`--images` needs `--labels`, a CSV file with a column `id` and the classes.")
         for name in ("labels", "masks", "classes", "label_separator", "val_fraction"):
-            if not self.images and getattr(self, name):
+            if getattr(self, name) and not self.images and not (name == "classes" and self.voc):
                 raise UserError(f"`--{name}` goes with `--images`; `{given[0]}` knows its own.")
         if self.tfds and self.shards:
             raise UserError("`--shards` does not go with `--tfds`: its shards stay as they are.")
@@ -131,6 +131,10 @@ def prepare(options, beam_argv=()):
 
     pipeline = make_pipeline(beam_argv)  # a wrong flag shows before the work
     source, images = _open_source(options)
+    if not options.tfds:
+        from wsss.data.sources.mask_coding import find_mask_coding
+
+        coding, coding_notes = find_mask_coding(source.items, source.class_names, source.mask_colors)
     folder = _claim_output(options, source)
     folder.begin(clear=True)
     output = folder.work
@@ -138,8 +142,8 @@ def prepare(options, beam_argv=()):
         plans = shards.plan_collection(source, output, options.name, options.max_pixels)
         problems, notes = [], []
     else:
-        plans = shards.plan_items(source, output, options.name, options.shards, options.max_pixels)
-        problems, notes = source.problems, source.notes
+        plans = shards.plan_items(source, output, options.name, options.shards, options.max_pixels, coding)
+        problems, notes = source.problems, source.notes + coding_notes
     with progress.shown(images) as bar, progress.listen(bar.update):
         _ = pipeline | beam.Create(plans) | shards.WriteShards()
         pipeline.run().wait_until_finish()
@@ -180,7 +184,7 @@ def _open_source(options):
             label_separator=options.label_separator,
         )
     else:
-        source = read_voc(options.voc) if options.voc else read_coco(options.coco)
+        source = read_voc(options.voc, options.classes) if options.voc else read_coco(options.coco)
     return source, len(source.items)
 
 
@@ -236,11 +240,18 @@ def _summarise(source, results, problems, notes):
         "classes": {name: class_images[label] for label, name in enumerate(source.class_names)},
         "refused": dict(sorted(Counter(problem.reason for problem in problems).items())),
         "error_rate": round(len(refused) / (images + len(refused)), 6),
-        "notes": notes,
+        "notes": [*notes],
     }
     if source.has_masks:
         names = {0: "background", 255: "unknown"} | dict(enumerate(source.class_names, start=1))
         summary["pixels"] = {name: class_pixels[number] for number, name in names.items()}
+        if any(class_pixels[number] for number in range(len(source.class_names) + 1)):
+            unseen = [
+                name
+                for label, name in enumerate(source.class_names)
+                if class_images[label] and not class_pixels[label + 1]
+            ]
+            summary["notes"] += [f"class {name} is a tag, but no mask shows it" for name in unseen]
         summary["images_without_mask"] = sum(result.without_mask for result in results)
     return summary
 

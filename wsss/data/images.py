@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ _SUFFIXES = (
     *(".webp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".avif", ".jp2"),  # refused, but not overlooked
 )
 _ORIENTATION_TAG = 0x0112
+_NUMBERED, _COLORED = ("P", "L", "1"), ("P", "RGB", "RGBA")  # modes of masks: of numbers, of colors
 
 
 class BadImage(ValueError):
@@ -135,25 +137,101 @@ def _decode(image):
         raise BadImage("corrupt", f"It cannot be decoded: {_sanitized(error)}.", "Replace it.") from error
 
 
-def decode_mask(data):
+def decode_mask(data: bytes) -> np.ndarray:
     """Decodes a mask of palette indices or grey values, uint8 (height, width).
 
     Raises:
-        BadImage: the bytes cannot be decoded, or hold colours instead of one number a pixel.
+        BadImage: the bytes cannot be decoded, or hold colors instead of one number a pixel.
     """
     with _open(data, "mask_corrupt") as image:
-        if image.format == "JPEG":
-            raise BadImage("mask_format", "The mask is a JPEG.", "Its numbers are not exact: save it as PNG.")
-        if image.mode not in ("P", "L", "1"):
+        if image.mode not in _NUMBERED and image.format != "JPEG":
             raise BadImage(
                 "mask_format",
                 f"The mask has mode {image.mode}.",
                 "Save one 8-bit number a pixel (palette or grey PNG).",
             )
-        if image.format == "PNG":
-            _check_png(data, "mask_corrupt")
-        _load(image, "mask_corrupt")
-        return np.array(image, np.uint8)
+        return _load_mask(image, data)
+
+
+def decode_color_mask(data: bytes, colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """Decodes a mask whose colors tell the numbers; one of grey values is read as `decode_mask` does.
+
+    Args:
+        data: bytes of a mask file.
+        colors: (r, g, b) of each number from 0.
+
+    Returns:
+        uint8 (height, width).
+
+    Raises:
+        BadImage: the bytes cannot be decoded, or hold a color that is not among `colors`.
+    """
+    with _open(data, "mask_corrupt") as image:
+        if image.mode not in _COLORED:
+            return decode_mask(data)
+        _load_mask(image, data)
+        codes = _color_codes(image)
+    found, inverse = np.unique(codes, return_inverse=True)
+    number_of = {_color_code(color): number for number, color in reversed(list(enumerate(colors)))}
+    strange = [code for code in found.tolist() if code not in number_of]
+    if strange:
+        raise BadImage(
+            "mask_values",
+            f"The mask has the color #{strange[0]:06x} of no class.",
+            "Draw it in known colors.",
+        )
+    return np.array([number_of[code] for code in found.tolist()], np.uint8)[inverse].reshape(codes.shape)
+
+
+def mask_content(data: bytes) -> tuple[frozenset | None, dict | None]:
+    """What a mask holds.
+
+    Returns:
+        The values of its pixels, None where it has colors instead; and the color of each value, None where it
+        has grey values. Colors without values are numbered from 0.
+
+    Raises:
+        BadImage: the bytes cannot be decoded.
+    """
+    with _open(data, "mask_corrupt") as image:
+        if image.mode not in (*_NUMBERED, *_COLORED):
+            raise BadImage("mask_format", f"The mask has mode {image.mode}.", "Save it as 8-bit PNG.")
+        pixels = _load_mask(image, data)
+        codes = _color_codes(image) if image.mode in _COLORED else None
+        mode = image.mode
+    if mode not in _NUMBERED:
+        colors = dict(enumerate(_color(code) for code in np.unique(codes).tolist()))
+        return None, colors
+    values, places = np.unique(pixels, return_index=True)
+    if codes is None:
+        return frozenset(values.tolist()), None
+    return frozenset(values.tolist()), {
+        value: _color(code) for value, code in zip(values.tolist(), codes.ravel()[places].tolist())
+    }
+
+
+def _load_mask(image, data):
+    if image.format == "JPEG":
+        raise BadImage("mask_format", "The mask is a JPEG.", "Its numbers are not exact: save it as PNG.")
+    _check_sides(image)
+    if image.format == "PNG":
+        _check_png(data, "mask_corrupt")
+    _load(image, "mask_corrupt")
+    return np.array(image, np.uint8)
+
+
+def _color_codes(image):
+    pixels = np.asarray(image.convert("RGB"), np.int32)
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+def _color_code(color):
+    red, green, blue = map(int, color)
+    return red << 16 | green << 8 | blue
+
+
+def _color(code):
+    return code >> 16, code >> 8 & 255, code & 255
 
 
 def encode_mask(mask, palette=None):

@@ -16,6 +16,7 @@ from wsss.data.sources.base import Item
 from wsss.data.sources.coco import decode_run_lengths, draw_mask, fill_polygon, read_coco
 from wsss.data.sources.files import stem
 from wsss.data.sources.folder import hash_fraction, make_record, read_folder
+from wsss.data.sources.mask_coding import find_mask_coding
 from wsss.data.sources.voc import CLASS_NAMES, read_voc
 
 IMAGE = encoded(picture())
@@ -207,6 +208,87 @@ def test_a_voc_devkit_is_listed(tmp_path, inside):
     assert first.mask.endswith("SegmentationClass/1.png")
     assert second.mask is None
     assert reasons(source) == {"3": "unlabelled", "4": "wrongly_labelled"}
+
+
+def own_devkit(root, tags, masks, **files):
+    """A devkit of own classes: image id -> tags, and image id -> the number in all of its mask."""
+    content = {"ImageSets/Main/train.txt": "\n".join(masks), **files}
+    for image_id, names in tags.items():
+        objects = "".join(f"<object><name>{name}</name></object>" for name in names)
+        content[f"Annotations/{image_id}.xml"] = f"<annotation>{objects}</annotation>"
+    for image_id, number in masks.items():
+        content[f"JPEGImages/{image_id}.jpg"] = IMAGE
+        content[f"SegmentationClass/{image_id}.png"] = encode_mask(np.full((7, 12), number, np.uint8))
+    write(root, content)
+
+
+TRACTOR_AND_COW = ({"a": ["tractor"], "b": ["cow"], "c": ["cow"]}, {"a": 1, "b": 2, "c": 2})
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"class_names.txt": "_background_\ntractor\ncow\n"},
+        {"class_names.txt": "__ignore__\n_background_\ntractor\ncow\n"},
+        {"labelmap.txt": "# label:color_rgb\nbackground:0,0,0::\ntractor:128,0,0::\ncow:0,9,9::\n"},
+    ],
+)
+def test_the_classes_of_a_devkit_are_those_of_its_list(tmp_path, files):
+    own_devkit(tmp_path, *TRACTOR_AND_COW, **files)
+    source = read_voc(str(tmp_path))
+    assert source.class_names == ("tractor", "cow")
+    assert [item.labels for item in source.items] == [(0,), (1,), (1,)]
+    assert next(iter(files)) in source.notes[0]
+    find_mask_coding(source.items, source.class_names, source.mask_colors)
+
+
+def test_classes_may_be_given_for_a_devkit_and_unknown_tags_are_problems(tmp_path):
+    own_devkit(tmp_path, *TRACTOR_AND_COW)
+    write(tmp_path, {"classes.txt": "tractor\ncows\n"})
+    source = read_voc(str(tmp_path), str(tmp_path / "classes.txt"))
+    assert source.class_names == ("tractor", "cows")
+    assert reasons(source) == {"b": "wrongly_labelled", "c": "wrongly_labelled"}
+    assert "`cows`?" in source.problems[0].detail
+
+
+def test_tags_that_contradict_the_numbers_of_the_masks_are_refused(tmp_path):
+    own_devkit(tmp_path, *TRACTOR_AND_COW)
+    source = read_voc(str(tmp_path))  # cow before tractor, as in the alphabet
+    with pytest.raises(UserError, match=r"3 of 3 images contradict.*cow \(1\).*2 \(tractor\).*--classes"):
+        find_mask_coding(source.items, source.class_names)
+
+
+def test_without_annotations_the_tags_are_the_classes_in_the_masks(tmp_path):
+    own_devkit(tmp_path, {}, {"a": 1, "b": 15, "c": 255})
+    source = read_voc(str(tmp_path))
+    assert source.class_names == CLASS_NAMES
+    assert [item.labels for item in source.items] == [(0,), (14,), ()]
+    assert any("no Annotations" in note for note in source.notes)
+
+
+def test_images_of_a_devkit_may_have_other_suffixes_and_blanks_in_their_names(tmp_path):
+    own_devkit(tmp_path, {"a": ["cow"], "my cow 1": ["cow"], "d": ["cow"]}, {"a": 255, "my cow 1": 255})
+    write(tmp_path, {"JPEGImages/d.JPG": IMAGE, "JPEGImages/e.png": IMAGE})
+    write(tmp_path, {"ImageSets/Main/train.txt": "a -1\nmy cow 1\nd.JPG\n", "ImageSets/Main/val.txt": "e\n"})
+    source = read_voc(str(tmp_path))
+    assert [item.image_id for item in source.items] == ["a", "my cow 1", "d"]
+    assert source.items[2].image.endswith("d.JPG")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1", "cp1252", "gbk", "shift_jis", "big5"])
+def test_annotations_may_be_in_any_encoding(tmp_path, encoding):
+    name = "\u725b" if encoding in ("gbk", "shift_jis", "big5") else "v\u00e9lo"
+    head = f'<?xml version="1.0" encoding="{encoding}"?>'
+    xml = f"{head}<annotation><object><name>{name}</name></object></annotation>"
+    own_devkit(tmp_path, {}, {"a": 255})
+    write(tmp_path, {"Annotations/a.xml": xml.encode(encoding)})
+    assert read_voc(str(tmp_path)).class_names == (name,)
+
+
+def test_an_encoding_that_is_none_is_a_problem_of_its_image(tmp_path):
+    own_devkit(tmp_path, {"b": ["cow"]}, {"a": 255, "b": 255})
+    write(tmp_path, {"Annotations/a.xml": b'<?xml version="1.0" encoding="klingon"?><annotation/>'})
+    assert reasons(read_voc(str(tmp_path))) == {"a": "wrongly_labelled"}
 
 
 def test_what_is_no_devkit_is_refused(tmp_path):

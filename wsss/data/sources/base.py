@@ -53,6 +53,7 @@ class Source:
         class_names: tuple of str.
         items: list of `Item`; an id appears once in a split.
         has_masks: whether masks belong to the collection. An image without one gets a mask of 255.
+        mask_colors: uint8 (numbers, 3), the colors of the masks' numbers where the collection lists them.
         problems: list of `Problem` that the listing found.
         notes: list of str, what the user may want to know besides.
     """
@@ -60,6 +61,7 @@ class Source:
     class_names: tuple
     items: list
     has_masks: bool
+    mask_colors: object = None
     problems: list = field(default_factory=list)
     notes: list = field(default_factory=list)
 

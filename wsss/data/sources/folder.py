@@ -14,11 +14,14 @@ from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
 from wsss.data.dataset import Record, check_class_count
-from wsss.data.images import MAX_PIXELS, BadImage, decode_mask, encode_mask, inspect_image, is_image
+from wsss.data.images import MAX_PIXELS, BadImage, encode_mask, inspect_image, is_image
 from wsss.data.sources import coco
 from wsss.data.sources.base import Item, Problem, Source
 from wsss.data.sources.files import NameHints, image_ids, list_folder, stem
 from wsss.data.sources.label_table import parse_class_names, parse_label_table
+from wsss.data.sources.mask_coding import MaskCoding
+
+_AS_THEY_ARE = MaskCoding()
 
 
 def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, label_separator=None):
@@ -68,10 +71,18 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, 
     unused = len(mask_paths.keys() - {stem(path) for path in chosen_paths})
     if unused:
         notes.append(f"masks without an image in the table: {unused}")
-    return Source(table.class_names, items, bool(masks), table.problems + listing.problems + problems, notes)
+    return Source(
+        table.class_names,
+        items,
+        has_masks=bool(masks),
+        problems=table.problems + listing.problems + problems,
+        notes=notes,
+    )
 
 
-def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels=MAX_PIXELS):
+def make_record(
+    item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels=MAX_PIXELS, mask_coding=_AS_THEY_ARE
+):
     """Checks an image and its mask and makes the record of them.
 
     Args:
@@ -81,6 +92,7 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
         classes: int, the number of foreground classes.
         has_masks: whether masks belong to the collection.
         max_pixels: int, the largest area of an image.
+        mask_coding: `MaskCoding` of the masks' files.
 
     Returns:
         `Record`.
@@ -91,7 +103,7 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
     metadata = inspect_image(image_bytes, max_pixels)
     mask = None
     if has_masks:
-        mask = _read_mask(item.mask, mask_bytes, (metadata.height, metadata.width))
+        mask = _read_mask(item.mask, mask_bytes, (metadata.height, metadata.width), mask_coding)
         strange = np.setdiff1d(mask, [*range(classes + 1), IGNORE])
         if strange.size:
             raise BadImage(
@@ -110,10 +122,10 @@ def make_record(item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels
     )
 
 
-def _read_mask(shapes, mask_bytes, size):
+def _read_mask(shapes, mask_bytes, size, mask_coding):
     """The mask in a file, drawn from COCO's shapes, or unknown throughout; uint8 of the image's size."""
     if mask_bytes is not None:
-        mask = decode_mask(mask_bytes)
+        mask = mask_coding.decode(mask_bytes)
         mask_size = mask.shape
     elif isinstance(shapes, dict):
         mask_size = (shapes["height"], shapes["width"])

@@ -93,7 +93,9 @@ def parse_class_names(text):
         names = [match[2].strip() for match in numbered]
         if first == 0:  # number 0 in a mask is the background, whatever it is called
             names = [_BACKGROUND, *names[1:]]
-    if names and names[0].lower() == _BACKGROUND:
+    if names and names[0] == "__ignore__":  # labelme's 255
+        names = names[1:]
+    if names and names[0].lower().strip("_") == _BACKGROUND:
         names = names[1:]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not names or repeated:

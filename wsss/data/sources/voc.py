@@ -1,11 +1,20 @@
 """PASCAL VOC's layout: `JPEGImages`, tags in `Annotations`, masks in `SegmentationClass`, `ImageSets`."""
 
+import difflib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from xml.etree import ElementTree
 
+import numpy as np
+
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.data.dataset import check_class_count
+from wsss.data.images import BadImage, is_image
 from wsss.data.sources.base import Item, Problem, Source
+from wsss.data.sources.files import stem
+from wsss.data.sources.folder import read_class_names
+from wsss.data.sources.mask_coding import find_mask_coding
 
 CLASS_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -15,39 +24,58 @@ CLASS_NAMES = (
 _MASKS = ("SegmentationClass", "SegmentationClassAug")
 
 
-def read_voc(devkit):
+def read_voc(devkit: str, classes: str = "") -> Source:
     """Lists a VOC devkit.
 
     Args:
         devkit: folder or `gs://…` with `JPEGImages`, or the folder above it (`VOCdevkit`, `VOC2012`); of
             several years the last is taken.
+        classes: file of class names in the order of the masks' numbers. By default the devkit's
+            `class_names.txt` or `labelmap.txt`, else VOC's twenty where the tags are among them, else the
+            tags in alphabetical order.
 
     Returns:
         `Source` with the splits `train` and `val` of `ImageSets/Segmentation` (of `Main` where there is no
         such folder), and `trainaug` where any folder lists it; it contains `train`, as in the published
         protocols.
-        Tags are the objects of `Annotations`, difficult ones included, as the published protocols have it.
+        Tags are the objects of `Annotations`, difficult ones included, as the published protocols have it;
+        where there is no `Annotations`, the classes that the masks show.
 
     Raises:
-        UserError: there is no devkit.
+        UserError: there is no devkit, or its classes cannot be known.
     """
     root = _find_root(devkit)
-    lists = _read_lists(root)
-    masks = {}
+    images = _list_by_stem(root, "JPEGImages", "*")
+    annotations = _list_by_stem(root, "Annotations", "*.xml")
+    lists = _read_lists(root, images.keys() | annotations.keys())
+    masks: dict[str, str] = {}
     for folder in _MASKS:
-        for path in io.list_files(io.join(io.escape(root), folder, "*.png")):
-            masks.setdefault(_stem(path), path)
+        masks = _list_by_stem(root, folder, "*.png") | masks
     ids = sorted({image_id for members in lists.values() for image_id in members})
-    with ThreadPoolExecutor(16) as pool:
-        tags = dict(zip(ids, pool.map(lambda image_id: _read_tags(root, image_id), ids)))
-    found = set().union(*(names for names, _ in tags.values()))
-    class_names = CLASS_NAMES if found <= set(CLASS_NAMES) else tuple(sorted(found))
-    number = {name: index for index, name in enumerate(class_names)}
+    names, colors, notes = _find_class_names(root, classes)
+    if annotations:
+        with ThreadPoolExecutor(16) as pool:
+            tags = dict(zip(ids, pool.map(lambda image_id: _read_tags(annotations, image_id), ids)))
+        if names is None:
+            names, notes = _names_of_tags(tags, bool(masks))
+        tags = {image_id: _number_tags(found, names) for image_id, found in tags.items()}
+    else:
+        if names is None:
+            names, notes = CLASS_NAMES, ["the classes are taken to be PASCAL VOC's twenty"]
+        check_class_count(len(names), "The devkit")
+        notes = [*notes, "there is no Annotations: the tags are the classes that the masks show"]
+        tags = _tags_of_masks(masks, ids, names, colors)
+    items, problems = _list_items(root, lists, tags, images, masks)
+    problems = list(dict.fromkeys(problems))
+    return Source(names, items, has_masks=bool(masks), mask_colors=colors, problems=problems, notes=notes)
+
+
+def _list_items(root, lists, tags, images, masks):
     items, problems = [], []
     for split, members in lists.items():
         seen = set()
         for image_id in members:
-            names, fault = tags[image_id]
+            labels, fault = tags[image_id]
             if image_id in seen:
                 detail = f"The list `{split}` names it twice."
                 problems.append(Problem(image_id, "table", "duplicate", detail, "The first one counts."))
@@ -55,10 +83,9 @@ def read_voc(devkit):
                 problems.append(Problem(image_id, "table", *fault))
             else:
                 seen.add(image_id)
-                labels = tuple(sorted(number[name] for name in names))
-                image = io.join(root, "JPEGImages", f"{image_id}.jpg")
-                items.append(Item(image_id, split, labels, image, masks.get(image_id)))
-    return Source(class_names, items, has_masks=bool(masks), problems=list(dict.fromkeys(problems)))
+                image = images.get(image_id) or io.join(root, "JPEGImages", f"{image_id}.jpg")
+                items.append(Item(image_id, split, tuple(sorted(labels)), image, masks.get(image_id)))
+    return items, problems
 
 
 def _find_root(devkit):
@@ -70,8 +97,17 @@ def _find_root(devkit):
     raise UserError(f"`--voc` must hold a devkit (JPEGImages, Annotations, ImageSets). Received: {devkit}.")
 
 
-def _read_lists(root):
-    """dict of split to its image ids."""
+def _list_by_stem(root, folder, pattern):
+    """Name without suffix -> path of a folder's images or annotations; a JPEG goes before others."""
+    paths = io.list_files(io.join(io.escape(root), folder, pattern))
+    if pattern == "*":
+        paths = [path for path in paths if is_image(path)]
+    paths.sort(key=lambda path: (path.lower().endswith((".jpg", ".jpeg")), path))
+    return {path.rsplit("/", 1)[-1].rsplit(".", 1)[0]: path for path in paths}
+
+
+def _read_lists(root, known):
+    """dict of split to its image ids; an id may hold blanks."""
     paths = io.list_files(io.join(io.escape(root), "ImageSets", "*", "*.txt"))
     found = {tuple(path.split("/")[-2:]): path for path in paths}
     lists = {}
@@ -87,22 +123,103 @@ def _read_lists(root):
     if not lists:
         raise UserError(f"{root}/ImageSets has neither train.txt nor val.txt in Segmentation or Main.")
     return {
-        split: [line.split()[0] for line in io.read_text(path).splitlines() if line.strip()]
+        split: [_find_id(line.strip(), known) for line in io.read_text(path).splitlines() if line.strip()]
         for split, path in lists.items()
     }
 
 
-def _read_tags(root, image_id):
+def _find_id(line, known):
+    """The image id in a line of a list: all of it, or what stands before a flag (1, 0, -1)."""
+    flagged = re.fullmatch(r"(.*\S)\s+[+-]?[01]", line)
+    candidates = [line, flagged[1] if flagged else line, stem(line), line.split()[0]]
+    return next((candidate for candidate in candidates if candidate in known), candidates[1])
+
+
+def _find_class_names(root, classes):
+    """`(names, colors, notes)` of the classes in the order of the masks' numbers; None where no file says."""
+    if classes:
+        return read_class_names(classes), None, []
+    for name in ("class_names.txt", "labelmap.txt"):
+        for folder in (root, root.rsplit("/", 1)[0]):
+            path = io.join(folder, name)
+            if io.exists(path):
+                notes = [f"the classes and their numbers are those of {name}"]
+                if name == "labelmap.txt":
+                    return (*_parse_label_map(io.read_text(path), path), notes)
+                return read_class_names(path), None, notes
+    return None, None, []
+
+
+def _parse_label_map(text, path):
+    """`(names, colors)` of CVAT's `name:r,g,b:parts:actions`, the background first among the colors."""
+    rows = [line.split(":") for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    named = {}
+    for row in rows:
+        color = re.fullmatch(r"\s*(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})\s*", row[1]) if len(row) > 1 else None
+        named[row[0].strip()] = tuple(map(int, color.groups())) if color else None
+    background = next((name for name in named if name.lower().strip("_") == "background"), None)
+    names = tuple(name for name in named if name and name != background)
+    colors = [named.get(background) or (0, 0, 0), *(named[name] for name in names)]
+    if not names or len(named) != len(rows):
+        raise UserError(f"{path} must hold lines `name:r,g,b:parts:actions`, each name once.")
+    usable = None not in colors and len(set(colors)) == len(colors) and max(map(max, colors)) < 256
+    return names, colors if usable else None
+
+
+def _names_of_tags(tags, has_masks):
+    found = set().union(*(names for names, _ in tags.values()))
+    if found <= set(CLASS_NAMES):
+        return CLASS_NAMES, []
+    notes = ["the masks' numbers are taken to follow the alphabet; `--classes` gives another order"]
+    return tuple(sorted(found)), notes if has_masks else []
+
+
+def _number_tags(found, names):
+    """Class names -> `(classes, None)`, or `((), fault)`."""
+    tags, fault = found
+    unknown = sorted(set(tags) - set(names))
+    if fault or not unknown:
+        return {names.index(name) for name in tags if name in names}, fault
+    near = difflib.get_close_matches(unknown[0], names, n=1)
+    detail = f"It is tagged `{unknown[0]}`, which is no class." + (f" `{near[0]}`?" if near else "")
+    return (), ("wrongly_labelled", detail, "Correct the tag, or the list of classes.")
+
+
+def _tags_of_masks(masks, ids, names, colors):
+    """Image id -> `(classes, fault)`, from the numbers in its mask."""
+    items = [Item(image_id, "", (), "", masks[image_id]) for image_id in ids if image_id in masks]
+    coding, _ = find_mask_coding(items, names, colors)
+
+    def tags(image_id):
+        if image_id not in masks:
+            return (), ("unlabelled", "It has neither an annotation nor a mask.", "Add one.")
+        try:
+            numbers = np.unique(coding.decode(io.read_bytes(masks[image_id]))).tolist()
+        except BadImage as error:
+            return (), (error.reason, error.detail, error.remedy)
+        return {number - 1 for number in numbers if 0 < number <= len(names)}, None
+
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(ids, pool.map(tags, ids)))
+
+
+def _read_tags(annotations, image_id):
     """`(class names, None)`, or `((), (reason, detail, remedy))`."""
-    path = io.join(root, "Annotations", f"{image_id}.xml")
+    name = f"Annotations/{image_id}.xml"
+    if image_id not in annotations:
+        return (), ("unlabelled", f"{name} is missing.", "Add it, or shorten the list.")
     try:
-        tree = ElementTree.fromstring(io.read_bytes(path))
-    except FileNotFoundError:
-        return (), ("unlabelled", f"Annotations/{image_id}.xml is missing.", "Add it, or shorten the list.")
-    except ElementTree.ParseError as error:
-        return (), ("wrongly_labelled", f"Annotations/{image_id}.xml is damaged: {error}.", "Copy it again.")
-    return {element.findtext("name", "").strip() for element in tree.iter("object")} - {""}, None
+        tree = _parse_xml(io.read_bytes(annotations[image_id]))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        return (), ("wrongly_labelled", f"{name} is damaged: {error}.", "Copy it again.")
+    names = {" ".join((element.findtext("name") or "").split()) for element in tree.iter("object")}
+    return names - {""}, None
 
 
-def _stem(path):
-    return path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+def _parse_xml(data):
+    """An XML document in any encoding that Python knows; the parser's own are few."""
+    declared = re.match(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)[\"'][^>]*\?>", data)
+    if not declared or declared[1].lower() in (b"utf-8", b"utf-16", b"utf8"):
+        return ElementTree.fromstring(data)
+    text = data[declared.end() :].decode(declared[1].decode("ascii"))
+    return ElementTree.fromstring(text)

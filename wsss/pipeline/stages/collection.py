@@ -19,6 +19,7 @@ from wsss.data.dataset import format_example, open_collection, shard_name
 from wsss.data.images import BadImage
 from wsss.data.sources.base import Item, Problem
 from wsss.data.sources.folder import hash_fraction, make_record
+from wsss.data.sources.mask_coding import MaskCoding
 from wsss.data.tfrecord import write_records
 from wsss.pipeline import progress
 
@@ -59,7 +60,7 @@ class WriteShards(beam.PTransform):
         return plans | beam.Reshuffle() | beam.Map(write_shard)
 
 
-def plan_items(source, directory, name, shards, max_pixels):
+def plan_items(source, directory, name, shards, max_pixels, mask_coding):
     """Writes the plans of a listed collection.
 
     Args:
@@ -68,6 +69,7 @@ def plan_items(source, directory, name, shards, max_pixels):
         name: the collection's name.
         shards: int, shards in a split, or None for about 500 images in each.
         max_pixels: int, the largest area of an image.
+        mask_coding: `MaskCoding` of the masks' files.
 
     Returns:
         The plans' paths.
@@ -85,6 +87,7 @@ def plan_items(source, directory, name, shards, max_pixels):
                 "classes": len(source.class_names),
                 "has_masks": source.has_masks,
                 "max_pixels": max_pixels,
+                "mask_coding": mask_coding.to_json(),
                 "items": [items[index] for index in members],
             }
             paths.append(_write_plan(directory, plan))
@@ -187,6 +190,7 @@ def _check(item, image_bytes, mask_bytes, plan):
             classes=plan["classes"],
             has_masks=plan["has_masks"],
             max_pixels=plan["max_pixels"],
+            mask_coding=MaskCoding(**plan.get("mask_coding", {})),
         )
     except BadImage as error:
         stage = "mask" if error.reason.startswith("mask") else "image"

@@ -1,0 +1,225 @@
+"""Which number in a mask's file is which class: found out over a collection, before any mask is used.
+
+The rule is 0 for background, `k + 1` for class `k`, 255 for unknown. Two ways in which programs break it can
+be undone with certainty: one class written as another value (0 and 255), and a palette in another order, so
+that colors and not numbers tell the classes. What is not certain is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from wsss.common import io
+from wsss.common.constants import IGNORE
+from wsss.common.errors import UserError
+from wsss.data.images import BadImage, decode_color_mask, decode_mask, mask_content, voc_palette
+
+_SAMPLE = 1000  # masks that are looked into beforehand, spaced evenly
+_REMEDY = (
+    "Save masks as palette or grey PNG of 8 bits: 0 background, 1 for the first class and so on, 255 unknown."
+)
+
+
+@dataclass(frozen=True)
+class MaskCoding:
+    """How the numbers of masks' files become classes.
+
+    Attributes:
+        values: value in the file -> number of the class; all others stay.
+        colors: (r, g, b) of each number where colors tell the classes, else empty; palettes and RGB only.
+    """
+
+    values: Mapping[int, int] = field(default_factory=dict)
+    colors: Sequence[Sequence[int]] = ()
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The mask in a file, uint8 (height, width).
+
+        Raises:
+            BadImage: the file cannot be decoded, or has a color of no class.
+        """
+        mask = decode_color_mask(data, self.colors) if len(self.colors) else decode_mask(data)
+        if not self.values:
+            return mask
+        table = np.arange(256, dtype=np.uint8)
+        for value, number in self.values.items():
+            table[int(value)] = number
+        return table[mask]
+
+    def to_json(self) -> dict:
+        """The fields as plain values."""
+        colors = [list(map(int, color)) for color in self.colors]
+        return {"values": {str(value): number for value, number in self.values.items()}, "colors": colors}
+
+
+class _Mask(NamedTuple):
+    """One mask of the sample: its tags and content as numbers 1..K, by value and by color."""
+
+    image_id: str
+    tags: frozenset
+    values: frozenset | None
+    colors: dict | None  # value (or running number) -> color
+
+
+def find_mask_coding(items, class_names, colors=None) -> tuple[MaskCoding, list[str]]:
+    """Finds out how the masks of a listed collection are coded.
+
+    Args:
+        items: `Item`s; those whose mask is a path are looked into, some of them where there are many.
+        class_names: the foreground classes, in the order of their numbers.
+        colors: uint8 (numbers, 3), the colors of the numbers from 0; None takes PASCAL VOC's.
+
+    Returns:
+        The coding, and notes for the user.
+
+    Raises:
+        UserError: the coding is not certain, or contradicts the tags.
+    """
+    palette = _full_palette(voc_palette() if colors is None else colors, len(class_names), colors is None)
+    masks = _sample(items)
+    notes = []
+    by_color = _needs_colors(masks, palette)
+    if by_color:
+        notes.append("masks are read by the colors of their palette, since its order differs")
+        numbers = {tuple(color): number for number, color in palette.items()}
+        masks = [
+            mask._replace(values=frozenset(numbers[color] for color in mask.colors.values()))
+            if mask.colors is not None
+            else mask
+            for mask in masks
+        ]
+    masks = [mask for mask in masks if mask.values is not None]
+    values = _find_values(masks, len(class_names))
+    if values:
+        ((value, _),) = values.items()
+        notes.append(f"masks hold {value} where they show the only class, {class_names[0]}")
+        masks = [
+            mask._replace(values=frozenset(values.get(value, value) for value in mask.values))
+            for mask in masks
+        ]
+    _check_against_tags(masks, class_names)
+    table = [palette.get(number, palette[0]) for number in range(256)] if by_color else ()
+    return MaskCoding(values, table), notes
+
+
+def _full_palette(colors, classes, is_voc):
+    """Number -> color, of the numbers that a mask may hold."""
+    palette = {number: tuple(map(int, colors[number])) for number in range(min(classes + 1, len(colors)))}
+    palette[IGNORE] = tuple(map(int, colors[IGNORE])) if is_voc else tuple(map(int, voc_palette()[IGNORE]))
+    return palette
+
+
+def _sample(items):
+    chosen = [item for item in items if isinstance(item.mask, str)]
+    if len(chosen) > _SAMPLE:
+        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, _SAMPLE).astype(int)]
+    with ThreadPoolExecutor(8) as pool:
+        return [mask for mask in pool.map(_look_into, chosen) if mask is not None]
+
+
+def _look_into(item):
+    try:
+        values, colors = mask_content(io.read_bytes(item.mask))
+    except (BadImage, OSError):  # said later, of this image
+        return None
+    if values is not None and colors is not None and len(set(colors.values())) < len(colors):
+        colors = None  # two values look alike: its palette was not made to tell classes
+    return _Mask(item.image_id, frozenset(label + 1 for label in item.labels), values, colors)
+
+
+def _needs_colors(masks, palette):
+    """Whether colors tell the classes and not numbers.
+
+    Raises:
+        UserError: palettes differ between masks, and their colors are not known.
+    """
+    colored = [mask for mask in masks if mask.colors is not None]
+    numbers = {color: number for number, color in palette.items()}
+    reordered = any(mask.values is None for mask in colored)
+    known = True
+    seen, differing = {}, None
+    for mask in colored:
+        known &= all(color in numbers for color in mask.colors.values())
+        if mask.values is None:
+            continue
+        for value, color in mask.colors.items():
+            reordered |= numbers.get(color, value) != value
+            if seen.setdefault(color, value) != value:
+                differing = differing or (color, seen[color], value)
+    if known:
+        return reordered
+    if differing:
+        color, one, other = differing
+        raise UserError(
+            f"The palettes of the masks differ: {color} is {one} in one mask and {other} in another, "
+            f"and not all colors are those of PASCAL VOC (or of labelmap.txt). {_REMEDY}"
+        )
+    return False
+
+
+def _find_values(masks, classes):
+    """`{value: 1}` where one class is written as another value; empty where numbers are as they should be.
+
+    Raises:
+        UserError: masks hold 0 and 255 alone, and which class is meant is not certain.
+    """
+    found = frozenset().union(*(mask.values for mask in masks))
+    if not any(mask.tags for mask in masks) or found <= {IGNORE}:
+        return {}
+    foreground = found - {0, IGNORE}
+    if classes == 1 and foreground == {1}:
+        return {}
+    candidates = foreground or (found - {0})
+    if classes == 1 and len(candidates) == 1 and foreground != {1}:
+        (value,) = candidates
+        if all((value in mask.values) <= bool(mask.tags) for mask in masks):
+            return {value: 1}
+    if found == {0, IGNORE}:
+        stray = next((mask.image_id for mask in masks if IGNORE in mask.values and not mask.tags), None)
+        reason = f"there are {classes} classes" if classes > 1 else f"image {stray} has 255 and no tag"
+        raise UserError(
+            f"The masks hold 0 and 255 alone; whether 255 is a class or unknown is not certain: {reason}. "
+            f"{_REMEDY}"
+        )
+    return {}
+
+
+def _check_against_tags(masks, class_names):
+    """Refuses masks whose numbers are not those of the tags.
+
+    An image contradicts where its mask shows a class that is no tag and lacks one that is.
+
+    Raises:
+        UserError: most images contradict, or most of those with one class, which no mask of theirs shows.
+    """
+    checked, contradicting = [], []
+    for mask in masks:
+        shown = frozenset(value for value in mask.values if 0 < value <= len(class_names))
+        if shown:
+            checked.append((mask, shown))
+            if shown - mask.tags and mask.tags - shown:
+                contradicting.append((mask, shown))
+    swapped = None
+    for number in range(1, len(class_names) + 1):
+        tagged = [shown for mask, shown in checked if number in mask.tags]
+        against = [pair for pair in contradicting if number in pair[0].tags]
+        if (
+            len(tagged) > 1
+            and not any(number in shown for shown in tagged)
+            and 2 * len(against) > len(tagged)
+        ):
+            swapped = swapped or against[0]
+    if 2 * len(contradicting) > len(checked):
+        swapped = swapped or contradicting[0]
+    if swapped:
+        mask, shown = swapped
+        tags = ", ".join(f"{class_names[number - 1]} ({number})" for number in sorted(mask.tags))
+        numbers = ", ".join(f"{number} ({class_names[number - 1]})" for number in sorted(shown))
+        raise UserError(
+            f"The numbers in the masks are not those of the classes: {len(contradicting)} of {len(checked)} "
+            f"images contradict, such as {mask.image_id}, tagged {tags}, whose mask shows {numbers}. "
+            "Give the names in the order of the masks' numbers by `--classes`."
+        )
