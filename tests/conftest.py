@@ -32,6 +32,12 @@ def shared_data():
     return folder
 
 
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, which CI leaves out: its wheels with CUDA are gigabytes."""
+    return pytest.importorskip("torch", reason="needs PyTorch: pip install '.[torch]' (not part of CI)")
+
+
 def _split_cpu():
     """Two logical CPUs for the tests of replicas; TensorFlow allows it only before its first operation."""
     import tensorflow as tf

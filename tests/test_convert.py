@@ -222,8 +222,7 @@ def test_an_existing_destination_is_kept(tmp_path, capsys):
     assert (tmp_path / "a.keras").read_text() == "mine"
 
 
-def test_files_of_pytorch_itself_are_converted(seam_tensors, tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed (a test extra)")
+def test_files_of_pytorch_itself_are_converted(torch, seam_tensors, tmp_path):
     state = {f"module.{name}": torch.from_numpy(value) for name, value in seam_tensors.items()}
     state["module.bn7.num_batches_tracked"] = torch.tensor(3)
     torch.save(state, tmp_path / "seam.pth")

@@ -74,6 +74,7 @@ def test_a_finished_run_is_left_as_it_is(trained, data, capsys):
     assert Path(trained, "model.keras").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights_and_history(trained, data, tmp_path):
     again = str(tmp_path / "again")
     assert main(command_line(data, again)) == 0
@@ -81,6 +82,7 @@ def test_the_same_command_gives_the_same_weights_and_history(trained, data, tmp_
     assert Path(again, "history.csv").read_bytes() == Path(trained, "history.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["classifier", "pixel2prototype"])
 def test_other_models_train_with_their_own_terms(model, data, tmp_path):
     output = str(tmp_path / "run")
@@ -90,6 +92,7 @@ def test_other_models_train_with_their_own_terms(model, data, tmp_path):
     assert np.isfinite(float(row["loss"]))
 
 
+@pytest.mark.slow
 def test_adamw_and_random_affine_views_train(data, tmp_path):
     output = str(tmp_path / "run")
     arguments = command_line(data, output, view="affine", optimizer="adamw", learning_rate=1e-3, epochs=1)
@@ -108,6 +111,7 @@ def test_half_precision_and_xla_train_as_well(flags, trained, data, tmp_path):
     np.testing.assert_allclose(float(rows[1]["loss"]), float(rows[0]["loss"]), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path, capsys):
     output = str(tmp_path / "run")
     flags = {"learning_rate": 1e30, "schedule": "constant", "val_split": "none"}
@@ -175,6 +179,7 @@ def test_bare_it_draws_a_collection_and_trains_on_it(tmp_path, monkeypatch):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_an_affinity_network_learns_from_masks(data, tmp_path):
     output = str(tmp_path / "run")
     flags = {"model": "affinity", "image_size": 96, "long_side": "96,120"}
@@ -191,6 +196,7 @@ def test_an_affinity_network_learns_from_masks(data, tmp_path):
     assert affinity.shape == (1, 5, 6, 34)
 
 
+@pytest.mark.slow
 def test_an_inter_pixel_relation_network_learns_from_masks(data, tmp_path):
     output = str(tmp_path / "run")
     flags = {"model": "irn", "image_size": 96, "long_side": "96,120", "learning_rate": 0.001}
@@ -216,6 +222,7 @@ def diverge(data, output, **flags):
     return code, json.loads((output / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_learn_is_trained_once_more_and_reported(data, tmp_path, capsys):
     _, result = diverge(data, tmp_path / "run")
     assert result["restarts"] == 1

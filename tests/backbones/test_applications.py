@@ -291,6 +291,7 @@ def test_networks_are_known_by_their_names():
     assert {"MobileNetV2", "ResNet50", "ConvNeXtTiny"} <= set(application_names())
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("name", "weights"),

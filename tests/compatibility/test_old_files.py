@@ -149,6 +149,7 @@ def test_an_old_run_says_which_new_default_differs(old, capsys):
     assert "--clip_norm 0.0 there, 1.0 here" in line
 
 
+@pytest.mark.slow
 @pytest.mark.backends("tensorflow", reason="wsss.train")
 def test_a_stopped_run_goes_on(old, capsys):
     assert train("--epochs", "3", "--output", "stopped_run") == 0

@@ -81,6 +81,7 @@ def test_a_subclass_that_computes_something_else_is_left_alone():
     assert_equal_outputs(model, optimize_for_inference(model), images(1, 8, 8, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.backends("tensorflow", reason="TensorFlow's graphs")
 def test_the_optimized_network_compiles_with_xla_and_calls_no_host():
     import tensorflow as tf

@@ -144,6 +144,7 @@ def test_unknown_pixels_do_not_count(trained):
     assert model.evaluate(images, hidden, verbose=0, return_dict=True)["loss"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_equal_one(two_replicas):
     images, labels = two_squares(4)

@@ -143,13 +143,11 @@ def test_loss_is_the_sum_of_its_terms(kind):
     assert all(value > 0 for value in terms)
 
 
+@pytest.mark.slow
 @each_model
 @pytest.mark.parametrize(
     "jit_compile",
-    [
-        False,
-        pytest.param(True, marks=[pytest.mark.slow, pytest.mark.backends("tensorflow", "jax", reason="XLA")]),
-    ],
+    [False, pytest.param(True, marks=pytest.mark.backends("tensorflow", "jax", reason="XLA"))],
 )
 def test_graph_and_compiler_give_the_eager_losses(kind, jit_compile):
     images, labels = images_and_labels()

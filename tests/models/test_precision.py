@@ -15,7 +15,6 @@ NETWORKS = {
     "irn_cam": {"classes": 3, "width": 1 / 8},
     "irn_edge": {"width": 1 / 8},
 }
-each_network = pytest.mark.parametrize("name", NETWORKS)
 IMAGES = np.random.default_rng(0).uniform(size=(2, 48, 56, 3)).astype("float32")
 
 
@@ -38,18 +37,24 @@ def assert_each_close(actual, expected, tolerance):
         np.testing.assert_allclose(one.astype("float32"), other, rtol=0, atol=tolerance * np.abs(other).max())
 
 
-@each_network
+@pytest.fixture(scope="module", params=NETWORKS)
+def name_and_outputs(request):
+    """Each network and what it gives in single precision, computed once for both half precisions."""
+    return request.param, evaluate(network(request.param), IMAGES)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "tolerance"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.05)])
-def test_half_precision_is_close_to_single(name, policy, tolerance):
+def test_half_precision_is_close_to_single(name_and_outputs, policy, tolerance):
     """Half precision rounds to 2 ** -11 and 2 ** -9; the bounds are what some fifty layers make of that."""
-    expected = evaluate(network(name), IMAGES)
+    name, expected = name_and_outputs
     half = network(name, policy)
     assert any(layer.compute_dtype == policy.removeprefix("mixed_") for layer in half.layers)
     assert_each_close(evaluate(half, IMAGES), expected, tolerance)
 
 
 @pytest.mark.slow
-@each_network
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.backends("tensorflow", "jax", reason="XLA")
 def test_compiled_network_equals_the_eager_one(name):
     model = network(name)

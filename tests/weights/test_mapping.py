@@ -398,8 +398,7 @@ def test_an_archive_of_something_else_is_refused():
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_files_written_by_pytorch_are_read(zipped, tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed (a test extra)")
+def test_files_written_by_pytorch_are_read(zipped, torch, tmp_path):
     generator = torch.Generator().manual_seed(0)
     tensors = {
         "module.a.weight": torch.randn((4, 3, 2, 2), generator=generator),
@@ -424,8 +423,7 @@ def test_files_written_by_pytorch_are_read(zipped, tmp_path):
     assert_same(actual, expected)
 
 
-def test_a_module_of_pytorch_gives_its_state_dict(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed (a test extra)")
+def test_a_module_of_pytorch_gives_its_state_dict(torch, tmp_path):
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     torch.save(module.state_dict(), tmp_path / "weights.pth")
     with (tmp_path / "weights.pth").open("rb") as stream:

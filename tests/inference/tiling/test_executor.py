@@ -107,6 +107,7 @@ def test_a_network_whose_inputs_are_as_wide_as_its_maps_is_not_tiled():
     assert tiled(keras.Model(image, [convolve(image, 32)])) is None
 
 
+@pytest.mark.slow
 def test_resnet38_keeps_its_outputs_and_holds_no_wide_map(monkeypatch):
     monkeypatch.setattr(executor, "STRIP_ELEMENTS", 2048)
     model = with_statistics(outputs_of(published_seam(3, "linear", width=1 / 8)))
