@@ -27,6 +27,7 @@ from wsss.evaluate import main as evaluate
 from wsss.inference.cam_scores import background_scores, mask_from_scores, normalize_scores
 from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
 from wsss.pipeline.output import decode_scores
+from wsss.pipeline.summary import describe_scores
 from wsss.predict import main as predict
 from wsss.report import main as report
 
@@ -230,3 +231,30 @@ def test_everything_may_lie_in_a_bucket(labels, run, records, tmp_path, monkeypa
         )
         assert label(f"{bucket}/photo_labels", f"{bucket}/run", *predicted) == 0
         assert open_collection(f"{bucket}/photo_labels").split_sizes == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    ("refine", "write", "of", "sweep_of"),
+    [
+        ([], "masks", "masks of the CAM scores", "CAM scores"),
+        (["pamr"], "masks", "masks of the CAM scores after PAMR", "CAM scores after PAMR"),
+        (
+            ["walk", "crf"],
+            "masks",
+            "masks of the CAM scores, refined by random walk and CRF",
+            "CAM scores before random walk and CRF",
+        ),
+        ([], "irn_labels", "masks of the CAM scores, refined by CRF", "CAM scores before CRF"),
+    ],
+)
+def test_metrics_say_of_which_scores_they_are(refine, write, of, sweep_of):
+    assert describe_scores({"refine": refine, "write": write}) == (of, sweep_of)
+
+
+def test_the_report_names_the_scores_and_leaves_out_options_that_were_not_given(labels):
+    page = (labels / "report.html").read_text()
+    assert "(masks of the CAM scores)" in page
+    assert "Background threshold: CAM scores" in page
+    assert "<td>scales</td>" in page
+    assert "<td>walk_beta</td>" not in page
+    assert "<td>affinity_model</td>" not in page

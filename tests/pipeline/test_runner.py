@@ -1,5 +1,6 @@
 """`wsss.pipeline.runner`: Beam's flags and the local runner."""
 
+import errno
 import logging
 import os
 
@@ -11,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from wsss.common.cli import Parser
 from wsss.common.errors import UserError
-from wsss.pipeline.runner import is_local, make_pipeline, split_arguments
+from wsss.pipeline.runner import check_paths, is_local, make_pipeline, run, split_arguments
 
 
 def _parser():
@@ -77,3 +78,54 @@ def test_what_beam_warns_of_in_every_run_is_left_out(caplog):
     logger.warning("Worker: %s", 'message: "No semi_persistent_directory found: …"')
     logger.warning("Worker: %s", 'message: "out of memory"')
     assert [record.getMessage() for record in caplog.records] == ['Worker: message: "out of memory"']
+
+
+class Raises(beam.DoFn):
+    """Raises what it is told to, as a stage in a worker would."""
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def process(self, _):
+        if self._kind == "disk full":
+            raise OSError(errno.ENOSPC, "No space left on device", "labels/masks/a.png")
+        if self._kind == "refused":
+            raise UserError("The model is `bad`.")
+        if self._kind == "interrupt":
+            raise KeyboardInterrupt
+        raise ZeroDivisionError("a fault of ours")
+
+
+def run_and_raise(kind, *argv):
+    pipeline = make_pipeline(argv)
+    _ = pipeline | beam.Create([0]) | "Stage" >> beam.ParDo(Raises(kind))
+    run(pipeline)
+
+
+WORKER_PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+@pytest.mark.parametrize("argv", [(), pytest.param(WORKER_PROCESSES, marks=pytest.mark.slow)])
+def test_what_a_worker_raises_comes_out_as_it_was_raised(argv, capfd):
+    with pytest.raises(OSError, match="No space left") as raised:
+        run_and_raise("disk full", *argv)
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, "labels/masks/a.png")
+    with pytest.raises(UserError, match=r"^The model is `bad`\.$"):
+        run_and_raise("refused", *argv)
+    with pytest.raises(KeyboardInterrupt):
+        run_and_raise("interrupt", *argv)
+    if not argv:  # worker processes log by themselves
+        assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        run_and_raise("fault")
+
+
+def test_paths_that_dataflow_cannot_reach_are_refused_before_submission():
+    paths = {"model": "gs://bucket/run", "data": "", "output": "labels"}
+    with pytest.raises(UserError, match=r"`--output` must be a path that Dataflow's workers reach.*labels"):
+        check_paths(["--runner=DataflowRunner"], paths)
+    check_paths(["--runner=DataflowRunner"], {**paths, "output": "gs://bucket/labels"})
+    check_paths(["--runner=FlinkRunner"], paths)

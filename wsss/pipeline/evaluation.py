@@ -24,7 +24,7 @@ from wsss.metrics import (
     iou,
     mean_iou,
 )
-from wsss.pipeline.output import decode_scores, file_name, image_id_of
+from wsss.pipeline.output import MASKS, LabelSettings, decode_scores, file_name, image_id_of
 from wsss.pipeline.report import plot_curve
 
 
@@ -75,17 +75,17 @@ def open_masks(path: str, split: str = "train", scores_too: bool = False) -> Mas
         return _collection_masks(path, split)
     if not io.is_remote(path) and not io.exists(path):  # a store knows no folders
         raise UserError(f"There is no folder {path}.")
-    settings = _settings(path)
-    folder = io.join(path, "masks") if settings else path
+    settings = _read_settings(path)
+    folder = io.join(path, MASKS) if settings else path
     found = {suffix: _by_id(folder, suffix) for suffix in (".png", ".npz")}
     if found[".png"] or not scores_too:
         by_id = {image_id: _reader(file, decode_mask) for image_id, file in found[".png"].items()}
-        return Masks(by_id, class_names=tuple(settings.get("class_names", ())))
+        return Masks(by_id, class_names=settings.class_names if settings else ())
     if not found[".npz"]:
         raise UserError(f"{path} holds no predictions: no ID.png, no ID.npz, no collection.")
-    settings = settings or _settings(str(path).rstrip("/").rpartition("/")[0])
+    settings = settings or _read_settings(str(path).rstrip("/").rpartition("/")[0])
     by_id = {image_id: _reader(file, decode_scores) for image_id, file in found[".npz"].items()}
-    return Masks(by_id, are_scores=True, class_names=tuple(settings.get("class_names", ())))
+    return Masks(by_id, are_scores=True, class_names=settings.class_names if settings else ())
 
 
 def class_names_of(truth: Masks, predictions: Masks, path: str = "") -> tuple[str, ...]:
@@ -239,9 +239,10 @@ def _reader(path, decode):
     return read
 
 
-def _settings(folder):
+def _read_settings(folder: str) -> LabelSettings | None:
+    """What the labels in a folder were made with, or None where it is no output of the pipeline."""
     path = io.join(folder, "options.json")
-    return io.read_json(path) if io.exists(path) else {}
+    return LabelSettings.from_json(io.read_json(path), path) if io.exists(path) else None
 
 
 def write_metrics(folder: str, metrics: Mapping[str, Any]) -> None:

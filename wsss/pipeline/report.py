@@ -2,12 +2,16 @@
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.pipeline.schema import Fields
 
+_REMEDY = "Run the same command of pipelines/pseudo_labels.py again: it writes the results anew."
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222 }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
@@ -16,35 +20,144 @@ td.number { text-align: right; font-variant-numeric: tabular-nums }
 tr:nth-child(even) { background: #f4f4f4 }
 img { max-width: 100%; display: block } figure { margin: 0 0 1em }
 figcaption { color: #666; font-size: .85em }
-.figures { font-size: 1.2em } .warning { background: #fff3cd; padding: .5em 1em }
+.results { font-size: 1.2em } .warning { background: #fff3cd; padding: .5em 1em }
 .bar { background: #4878a8; height: .7em; display: inline-block }
 """
 
 
-def write_report(folder: str, summary: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> str:
+@dataclass(frozen=True)
+class Summary:
+    """The part of `summary.json` that the report shows.
+
+    Attributes:
+        options: of the job.
+        model_hash: of the model.
+        class_names: the foreground classes.
+        labelled, failed: numbers of images with and without a mask.
+        class_pixels, class_images: by the class's name, the background's included.
+        warnings: what is suspicious about the labels.
+    """
+
+    options: dict[str, Any]
+    model_hash: str
+    class_names: tuple[str, ...]
+    labelled: int
+    failed: int
+    class_pixels: dict[str, int]
+    class_images: dict[str, int]
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "Summary":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, _REMEDY)
+        images, names = fields.object("images"), fields.texts("class_names")
+        every_class = ("background", *names)
+        return cls(
+            fields.get("options", dict),
+            fields.get("model_hash", str),
+            names,
+            images.get("labelled", int),
+            images.get("failed", int),
+            {name: fields.object("class_pixels").get(name, int) for name in every_class},
+            {name: fields.object("class_images").get(name, int) for name in every_class},
+            fields.texts("warnings"),
+        )
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The part of `metrics.json` that the report shows.
+
+    Attributes:
+        of: the masks that `miou` and `iou` are of, in words.
+        miou: mean IoU, in [0, 1].
+        iou: by the class's name; None for a class that occurs nowhere.
+        used: the background threshold of the masks, or None.
+        best, best_miou, tuned_on: the best threshold of the sweep, its mean IoU, and the split.
+        note: how to report them.
+        sweep_of: the scores that the sweep is of, in words.
+        thresholds, curve: the sweep, and the mean IoU at each.
+    """
+
+    of: str
+    miou: float
+    iou: dict[str, float | None]
+    used: float | None
+    best: float
+    best_miou: float
+    tuned_on: str
+    note: str
+    sweep_of: str
+    thresholds: tuple[float, ...]
+    curve: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "Metrics":
+        """From parsed JSON; files of version 0.1.0 do not say what `miou` is of.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, _REMEDY)
+        threshold, sweep, iou = (fields.object(name) for name in ("background_threshold", "sweep", "iou"))
+        return cls(
+            fields.get("of", str, "masks"),
+            fields.get("miou", float),
+            {name: iou.get(name, float, None) for name in fields.get("iou", dict)},
+            threshold.get("used", float, None),
+            threshold.get("best", float),
+            threshold.get("best_miou", float),
+            threshold.get("best_was_tuned_on", str),
+            threshold.get("note", str),
+            sweep.get("of", str),
+            sweep.numbers("thresholds"),
+            sweep.numbers("miou"),
+        )
+
+
+def write_report(folder: str, summary: Summary, metrics: Metrics | None = None) -> str:
     """Writes a page that holds everything it shows, pictures included.
 
     Args:
         folder: output folder of the pipeline, local or remote, with its `previews`.
-        summary: the content of its `summary.json`.
-        metrics: the content of its `metrics.json`, or None.
+        summary: of its `summary.json`.
+        metrics: of its `metrics.json`, or None.
 
     Returns:
         Path of the page.
     """
     path = io.join(folder, "report.html")
     previews = io.list_files(io.join(io.escape(folder), "previews", "**"))
-    body = [_head(summary, metrics), *(_warning(text) for text in summary["warnings"])]
+    body = [_head(summary, metrics), *(_warning(text) for text in summary.warnings)]
     body += [_pictures(previews, has_truth=metrics is not None)]
     if metrics:
         body += [_curve(metrics)]
-    body += [_classes(summary, metrics), _options(summary)]
+    body += [_classes(summary, metrics), _options(summary.options)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Pseudo labels</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
     io.write_text(path, page)
     return path
+
+
+def read_summary(folder: str) -> tuple[Summary, Metrics | None]:
+    """The results of a finished job; the metrics where true masks are known.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    path = io.join(folder, "summary.json")
+    if not io.exists(path):
+        raise UserError(f"{folder} holds no finished run: there is no summary.json.")
+    summary = Summary.from_json(io.read_json(path), path)
+    path = io.join(folder, "metrics.json")
+    return summary, Metrics.from_json(io.read_json(path), path) if io.exists(path) else None
 
 
 def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float | None = None) -> bytes:
@@ -84,15 +197,15 @@ def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float |
 
 
 def _head(summary, metrics):
-    options, images = summary["options"], summary["images"]
-    figures = [f"{images['labelled']} images labelled", f"{images['failed']} failed"]
+    options = summary.options
+    results = [f"{summary.labelled} images labelled", f"{summary.failed} failed"]
     if metrics:
-        figures.insert(0, f"mIoU <b>{100 * metrics['miou']:.1f} %</b>")
+        results.insert(0, f"mIoU <b>{100 * metrics.miou:.1f} %</b> ({_text(metrics.of)})")
     return (
-        f"<h1>Pseudo labels of {_text(options['data'])}, split {_text(options['split'])}</h1>\n"
-        f'<p class="figures">{" · ".join(figures)}</p>\n'
-        f"<p>Image labels: <b>{_text(options['image_labels'])}</b>. Model {_text(options['model'])} "
-        f"({_text(summary['model_hash'])}).</p>"
+        f"<h1>Pseudo labels of {_text(options.get('data'))}, split {_text(options.get('split'))}</h1>\n"
+        f'<p class="results">{" · ".join(results)}</p>\n'
+        f"<p>Image labels: <b>{_text(options.get('image_labels'))}</b>. Model {_text(options.get('model'))} "
+        f"({_text(summary.model_hash)}).</p>"
     )
 
 
@@ -113,37 +226,37 @@ def _pictures(previews, has_truth):
 
 
 def _curve(metrics):
-    threshold, sweep = metrics["background_threshold"], metrics["sweep"]
-    picture = _embed(plot_curve(sweep["thresholds"], sweep["miou"], threshold["used"]))
+    picture = _embed(plot_curve(metrics.thresholds, metrics.curve, metrics.used))
     return (
-        f'<h2>Background threshold</h2>\n<img alt="mean IoU over the threshold" src="{picture}">\n'
-        f"<p>Best on {_text(threshold['best_was_tuned_on'])}: {100 * threshold['best_miou']:.1f} % at "
-        f"{threshold['best']:.2f}. {_text(threshold['note'])}</p>"
+        f"<h2>Background threshold: {_text(metrics.sweep_of)}</h2>\n"
+        f'<img alt="mean IoU over the threshold" src="{picture}">\n'
+        f"<p>Best on {_text(metrics.tuned_on)}, of {_text(metrics.sweep_of)}: "
+        f"{100 * metrics.best_miou:.1f} % at {metrics.best:.2f}. {_text(metrics.note)}</p>"
     )
 
 
 def _classes(summary, metrics):
-    pixels = summary["class_pixels"]
-    total = max(1, sum(pixels.values()))
-    header = "<tr><th>class</th><th>images</th><th>share of pixels</th>"
+    total = max(1, sum(summary.class_pixels.values()))
+    header = "<tr><th>class</th><th>images</th><th>fraction of pixels</th>"
     header += "<th>IoU, %</th><th></th></tr>" if metrics else "</tr>"
     rows = [header]
-    for name in ("background", *summary["class_names"]):
-        count = pixels[name]
-        cells = [f"<td>{_text(name)}</td>", _number(summary["class_images"][name])]
+    for name, count in summary.class_pixels.items():
+        cells = [f"<td>{_text(name)}</td>", _number(summary.class_images[name])]
         cells.append(_number(f"{100 * count / total:.2f} %"))
         if metrics:
-            value = metrics["iou"][name]
+            value = metrics.iou.get(name)
             cells.append(_number("–" if value is None else f"{100 * value:.1f}"))
             cells.append(f'<td><span class="bar" style="width:{100 * (value or 0):.0f}px"></span></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return "<h2>Classes</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
 
 
-def _options(summary):
+def _options(options):
+    """The options that were given or filled in; those that stayed empty are left out."""
     rows = (
         f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>"
-        for name, value in sorted(summary["options"].items())
+        for name, value in sorted(options.items())
+        if value not in (None, "", [])
     )
     return "<h2>Options</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
 

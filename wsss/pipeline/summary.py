@@ -12,7 +12,7 @@ from wsss.common import io
 from wsss.data.dataset import write_metadata
 from wsss.metrics import ThresholdSweep, counts_of, iou, mean_iou
 from wsss.pipeline.output import LabelSettings, Layout
-from wsss.pipeline.report import write_report
+from wsss.pipeline.report import Metrics, Summary, write_report
 from wsss.pipeline.stages.manifest import Manifest
 from wsss.pipeline.stages.score import Tally
 
@@ -91,7 +91,11 @@ def write_results(
         io.write_json(layout.path("metrics.json"), metrics)
     if settings.options["output_format"] == "tfrecord":
         _write_metadata(layout.root, manifests, name, settings)
-    write_report(layout.root, summary, metrics)
+    write_report(
+        layout.root,
+        Summary.from_json(summary, layout.path("summary.json")),
+        Metrics.from_json(metrics, layout.path("metrics.json")) if metrics else None,
+    )
     miou = metrics["miou"] if metrics else None
     line = _line(tally, miou, settings.options)
     return LabelResult(layout.root, tally.images, len(tally.failures), miou, threshold, line, warnings)
@@ -127,7 +131,7 @@ def _metrics(
     counts = counts_of(confusion)
     each, curve = iou(counts), mean_iou(sweep.counts())
     threshold, best = sweep.best()
-    of_masks, of_sweep = _origins(options)
+    of_masks, of_sweep = describe_scores(options)
     return {
         "of": of_masks,
         "miou": float(mean_iou(counts)),
@@ -162,7 +166,7 @@ def _metrics(
     }
 
 
-def _origins(options: dict[str, Any]) -> tuple[str, str]:
+def describe_scores(options: dict[str, Any]) -> tuple[str, str]:
     """Of which scores the masks' metrics are, and of which those of the sweep."""
     stages, scores = options["refine"], "CAM scores"
     if "pamr" in stages:

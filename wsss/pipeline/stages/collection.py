@@ -74,7 +74,7 @@ def plan_items(source, directory, name, shards, max_pixels, mask_coding):
     Returns:
         The plans' paths.
     """
-    of_split = {}
+    of_split: dict[str, list[Item]] = {}
     for item in sorted(source.items, key=lambda item: (hash_fraction(item.image_id), item.image_id)):
         of_split.setdefault(item.split, []).append(item)
     paths = []
@@ -212,7 +212,7 @@ def total_counts(results):
     totals = []
     for name in ("class_images", "class_pixels"):
         pairs = chain.from_iterable(getattr(result, name).items() for result in results)
-        total = Counter()
+        total: Counter[int] = Counter()
         for key, value in pairs:
             total[int(key)] += value
         totals.append(total)
