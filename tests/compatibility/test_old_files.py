@@ -22,7 +22,7 @@ CAM_OUTPUTS = ("predict", "cam", "refined_cam", "classifier")
 OUTPUTS = {
     "seam": CAM_OUTPUTS,
     "pixel2prototype_dilated": CAM_OUTPUTS,
-    "classifier": CAM_OUTPUTS,
+    "classifier": ("predict", "cam", "classifier"),
     "seam_resnet38_layers": CAM_OUTPUTS,
     "affinity_net": ("predict", "affinity"),
     "affinity": ("predict",),
@@ -64,6 +64,8 @@ def assert_recorded(name, outputs, images=IMAGES):
         for part, actual in parts:
             expected = recorded.pop(f"{key}_{part}" if part else key)
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5, err_msg=f"{key} {part}")
+    if name == "classifier":
+        del recorded["refined_cam"]  # by a correlation that nothing taught; the class has none any more
     assert not recorded
 
 

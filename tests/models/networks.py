@@ -4,16 +4,17 @@ import keras
 import numpy as np
 from keras import layers
 
+from wsss.models.cam_classifier import CamClassifier
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 
 CLASSES = 3
 MODELS = {
-    "seam_affine": (SEAM, {"view": "affine"}),
-    "seam_rescale": (SEAM, {"view": "rescale", "view_scale": 0.6}),
+    "seam_affine": (SEAM, {"view": "affine", "seed": 1}),
+    "seam_rescale": (SEAM, {"view": "rescale", "view_scale": 0.6, "seed": 1}),
     "pixel2prototype": (
         Pixel2Prototype,
-        {"view": "rescale", "view_size": (10, 12), "contrast_grid": (4, 4), "nce_tau": 0.5},
+        {"view": "rescale", "view_size": (10, 12), "contrast_grid": (4, 4), "nce_tau": 0.5, "seed": 1},
     ),
 }
 
@@ -26,10 +27,10 @@ def tiny_model(
 ):
     """A model on a CNN of one convolution, compiled with plain SGD."""
     keras.utils.set_random_seed(0)
-    model_class, own = MODELS[kind]
+    model_class, own = MODELS.get(kind, (CamClassifier, {}))
     image = layers.Input((None, None, 3), name="image")
     feature = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu", name="features")(image)
-    model = model_class(image, feature, CLASSES, **{"seed": 1, **own, **options})
+    model = model_class(image, feature, CLASSES, **{**own, **options})
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9),
         loss="binary_crossentropy",

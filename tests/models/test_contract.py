@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.models.networks import MODELS, images_and_labels, losses_of, tiny_model
+from wsss.models.cam_classifier import CamClassifier
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 
@@ -76,9 +77,10 @@ def test_options_of_the_constructors_are_all_in_the_config():
     import inspect
 
     for model_class, kind in ((SEAM, "seam_affine"), (Pixel2Prototype, "pixel2prototype")):
-        arguments = set(inspect.signature(model_class).parameters) | set(inspect.signature(SEAM).parameters)
+        classes = {model_class, SEAM, CamClassifier}
+        arguments = {name for each in classes for name in inspect.signature(each).parameters}
         tensors = {"image_input", "feature_output", "correlation_feature", "project_feature"}
-        internal = {"network", "head_features", "kwargs"}
+        internal = {"network", "extra_heads", "upsample_scores", "kwargs"}
         assert arguments - tensors - internal <= set(tiny_model(kind).get_config())
         assert options_of(kind).keys() >= arguments - tensors - internal - {"name", "classes"}
 

@@ -26,6 +26,17 @@ class AffinityNet(PairNetwork):
             neighbour at each offset of `wsss.ops.affinity.pair_offsets(radius)`, 0 beyond the border. The
             random walk takes it as it is.
         network: functional model, images -> features.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> backbone = small_backbone(width=8)
+        >>> model = AffinityNet(backbone.input, affinity_feature(*backbone.stages.values()), radius=3)
+        >>> model.compile("adam")
+        >>> images, label_maps = np.zeros((2, 64, 64, 3), "float32"), np.zeros((2, 64, 64), "int32")
+        >>> history = model.fit(images, label_maps, verbose=0)
+        >>> model.affinity.predict(images, verbose=0).shape
+        (2, 8, 8, 12)
     """
 
     LOSS_TERMS = ("background_loss", "foreground_loss", "negative_loss")

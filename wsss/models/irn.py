@@ -41,6 +41,16 @@ class IRNet(PairNetwork):
     Attributes:
         edge: Keras model, images -> float (batch, h, w, 1), probability that a class ends there, merged from
             the image and its mirror.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> model = IRNet(small_backbone(8, width=8), radius=3)
+        >>> model.compile("adam")
+        >>> images, label_maps = np.zeros((2, 64, 64, 3), "float32"), np.zeros((2, 64, 64), "int32")
+        >>> history = model.fit(images, label_maps, verbose=0)
+        >>> model.edge.predict(images, verbose=0).shape
+        (2, 16, 16, 1)
     """
 
     LOSS_TERMS = (

@@ -1,5 +1,7 @@
 """Pixel-to-Prototype Contrast: SEAM whose features also gather around one prototype a class."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -42,27 +44,39 @@ class Pixel2Prototype(SEAM):
         contrast_variant: "published", or "repaired": the background's prototype comes from the pixels with
             the least foreground in place of the first pixels of the batch, and absent classes have none.
         **kwargs: the other options of `SEAM`.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> from wsss.models import RescaledView
+        >>> view = RescaledView(size=(16, 24))
+        >>> model = Pixel2Prototype.from_backbone(small_backbone(width=8), classes=3, view=view)
+        >>> model.compile("adam", "binary_crossentropy")
+        >>> images, labels = np.ones((2, 32, 48, 3), "float32"), np.eye(2, 3)
+        >>> history = model.fit(images, labels, verbose=0)
+        >>> model.loss_terms[-3:]
+        ('cross_prototype_loss', 'cross_cam_loss', 'intra_view_loss')
     """
 
     def __init__(
         self,
-        image_input=None,
-        feature_output=None,
-        classes=None,
-        project_feature=None,
-        correlation_feature=None,
-        name="p2p",
+        image_input: Any = None,
+        feature_output: Any = None,
+        classes: int | None = None,
+        project_feature: Any = None,
+        correlation_feature: Any = None,
+        name: str = "p2p",
         *,
-        prototype_confidence_rate=0.125,
-        nce_tau=0.1,
-        cp_contrast_coef=0.1,
-        cc_contrast_coef=0.1,
-        intra_contrast_coef=0.1,
-        background_threshold=0.2,
-        hard_prototype_range=(0.15, 0.62),
-        hard_pixel_range=(0.1, 0.6),
-        contrast_grid=(16, 16),
-        contrast_variant="published",
+        prototype_confidence_rate: float = 0.125,
+        nce_tau: float = 0.1,
+        cp_contrast_coef: float = 0.1,
+        cc_contrast_coef: float = 0.1,
+        intra_contrast_coef: float = 0.1,
+        background_threshold: float = 0.2,
+        hard_prototype_range: tuple[float, float] = (0.15, 0.62),
+        hard_pixel_range: tuple[float, float] = (0.1, 0.6),
+        contrast_grid: tuple[int, int] = (16, 16),
+        contrast_variant: str = "published",
         **kwargs,
     ):
         _check_options(
@@ -76,7 +90,7 @@ class Pixel2Prototype(SEAM):
             classes,
             correlation_feature,
             name=name,
-            head_features={"project_feature": project_feature},
+            extra_heads=lambda cam, feature: {"projection": _projection(feature, project_feature)},
             **kwargs,
         )
         self.prototype_confidence_rate = float(prototype_confidence_rate)
@@ -91,15 +105,8 @@ class Pixel2Prototype(SEAM):
         self.contrast_variant = contrast_variant
 
     @property
-    def loss_terms(self):
+    def loss_terms(self) -> tuple[str, ...]:
         return (*super().loss_terms, "cross_prototype_loss", "cross_cam_loss", "intra_view_loss")
-
-    def _head(self, image, feature, correlation_feature, project_feature):
-        outputs = super()._head(image, feature, correlation_feature)
-        if project_feature is None:
-            projection = layers.Conv2D(128, 1, use_bias=False, activation="relu", name="projection")
-            project_feature = projection(feature)
-        return {**outputs, "projection": project_feature}
 
     def _terms(self, x, y, first, other, view, sample_weight):
         yield from super()._terms(x, y, first, other, view, sample_weight)
@@ -147,7 +154,7 @@ class Pixel2Prototype(SEAM):
         """The pixels of both views in the random part of the intra-view term; None draws them anew."""
         return None, None
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {
             "prototype_confidence_rate": self.prototype_confidence_rate,
             "nce_tau": self.nce_tau,
@@ -161,6 +168,12 @@ class Pixel2Prototype(SEAM):
             "contrast_variant": self.contrast_variant,
         }
         return {**super().get_config(), **own}
+
+
+def _projection(feature, project_feature):
+    if project_feature is not None:
+        return project_feature
+    return layers.Conv2D(128, 1, use_bias=False, activation="relu", name="projection")(feature)
 
 
 def _check_options(rate, temperature, threshold, *ranges):

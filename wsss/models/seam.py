@@ -1,20 +1,26 @@
 """SEAM: class activation maps that agree between two views of an image."""
 
-import copy
+from __future__ import annotations
+
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers, ops
 
+from wsss.backbones.base import Backbone
 from wsss.layers.correlation import PixelCorrelation
-from wsss.layers.heads import ImageScores, StopGradient
-from wsss.models.views import affine_view, rescaled_view
+from wsss.layers.heads import StopGradient
+from wsss.models.cam_classifier import CamClassifier
+from wsss.models.views import AffineView, RescaledView, affine_view, rescaled_view
 from wsss.ops.affine import Affine
 from wsss.ops.losses import View, equivariant_regularization, min_pooling_loss
 from wsss.ops.resize import resize_bilinear
 
 VIEWS = ("affine", "rescale")
+DEFAULT_VIEW = RescaledView(0.5)  # of `from_backbone`
 # Moderate transforms, which leave most of the image in view.
 AFFINE_DOMAINS = {
     "vertical_flip": False,
@@ -26,15 +32,14 @@ AFFINE_DOMAINS = {
 
 
 @keras.saving.register_keras_serializable(package="wsss")
-class SEAM(keras.Model):
+class SEAM(CamClassifier):
     """Self-supervised equivariant attention: a classifier whose class activation maps find whole objects.
 
     Source: Wang et al., "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
-    Segmentation", CVPR 2020. Trains by `compile` and `fit` on images and image labels `(batch, classes)`;
-    the loss given to `compile` is the classification loss, on both views, and the other terms join it:
-    `er_loss` (maps of both views agree), `ecr_loss` (refined maps agree with the other view's plain maps)
-    and `min_pooling_loss` (some part of every image is background). Each is a metric of `fit`; `evaluate`
-    sees one view, and so the classification loss alone.
+    Segmentation", CVPR 2020. Trains as every `CamClassifier`, with the classification loss on both views and
+    three more terms: `er_loss` (maps of both views agree), `ecr_loss` (refined maps agree with the other
+    view's plain maps) and `min_pooling_loss` (some part of every image is background). Each is a metric of
+    `fit`; `evaluate` sees one view, and so the classification loss alone.
 
     Args:
         image_input: `keras.Input` (batch, height, width, channels).
@@ -43,8 +48,7 @@ class SEAM(keras.Model):
         correlation_feature: Keras tensor (batch, h', w', channels) by which pixels are compared. Gradients
             flow into it; stop them where the backbone should not learn from it. None: a new convolution
             of the stopped features.
-        classification_activation: activation of the class scores; "softmax" of one class is "sigmoid". For
-            logits "linear", with `from_logits=True` in the loss.
+        classification_activation: see `CamClassifier`.
         fill_mode: how affine views are filled beyond the image: "constant", "nearest", "reflect" or "wrap".
         ER_reg_coef, ECR_reg_coef, min_pooling_coef: >= 0, weights of the terms.
         epsilon: > 0, against division by zero.
@@ -58,58 +62,81 @@ class SEAM(keras.Model):
             the authors train: the image in another size, maps compared at the size of the images).
         view_scale: relative size of the rescaled view.
         view_size: `(height, width)` in pixels of the rescaled view, in place of `view_scale`.
-        dropout: in [0, 1), share of the feature channels dropped before the new layers while training.
-        cam_background: give the last convolution an extra channel 0 that nothing reads, as in the
-            authors' checkpoints.
+        dropout, cam_background: see `CamClassifier`.
         max_correlation_positions: cells on which pixels are compared; larger features are compared on a
             coarser grid of that many. The default covers 448 x 448 at stride 8 and photographs of
             500 x 375 at twice their size.
         seed: of the random views.
-        network: the complete functional model in place of the first four arguments; used by loading.
-        head_features: Keras tensors for the heads of a subclass, by name.
+        extra_heads, network: see `CamClassifier`.
 
     Attributes:
         cam, refined_cam: Keras models, images -> float (batch, h, w, classes), raw, at the features' size.
         classifier: Keras model, images -> class scores (batch, classes).
         network: the functional model with all outputs, on the same weights.
+
+    Example:
+        >>> import numpy as np
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> from wsss.models import RescaledView
+        >>> model = SEAM.from_backbone(small_backbone(width=8), classes=3, view=RescaledView(0.5))
+        >>> model.compile("adam", "binary_crossentropy")
+        >>> images, labels = np.zeros((2, 32, 48, 3), "float32"), np.eye(2, 3)
+        >>> history = model.fit(images, labels, verbose=0)
+        >>> sorted(history.history)
+        ['classification_loss', 'ecr_loss', 'er_loss', 'loss', 'min_pooling_loss']
+        >>> model.refined_cam.predict(images, verbose=0).shape
+        (2, 4, 6, 3)
     """
 
     def __init__(
         self,
-        image_input=None,
-        feature_output=None,
-        classes=None,
-        correlation_feature=None,
-        classification_activation="sigmoid",
-        fill_mode="constant",
-        ER_reg_coef=1.0,
-        ECR_reg_coef=1.0,
-        epsilon=1e-5,
-        use_inverse_affine=True,
-        min_pooling_rate=0.25,
-        ECR_pooling_rate=0.2,
-        name="seam",
-        affine_rotate=0.0,
-        affine_rescale=0.5,
-        affine_flip=0.5,
-        affine_translation=0.0,
+        image_input: Any = None,
+        feature_output: Any = None,
+        classes: int | None = None,
+        correlation_feature: Any = None,
+        classification_activation: str = "sigmoid",
+        fill_mode: str = "constant",
+        ER_reg_coef: float = 1.0,
+        ECR_reg_coef: float = 1.0,
+        epsilon: float = 1e-5,
+        use_inverse_affine: bool = True,
+        min_pooling_rate: float = 0.25,
+        ECR_pooling_rate: float = 0.2,
+        name: str = "seam",
+        affine_rotate: float = 0.0,
+        affine_rescale: float = 0.5,
+        affine_flip: float = 0.5,
+        affine_translation: float = 0.0,
         *,
-        view="affine",
-        view_scale=0.3,
-        view_size=None,
-        min_pooling_coef=1.0,
-        dropout=0.0,
-        cam_background=False,
-        max_correlation_positions=12288,
-        seed=None,
-        network=None,
-        head_features=None,
+        view: str = "affine",
+        view_scale: float = 0.3,
+        view_size: tuple[int, int] | None = None,
+        min_pooling_coef: float = 1.0,
+        max_correlation_positions: int = 12288,
+        seed: int | None = None,
+        extra_heads: Callable | None = None,
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
-        _check_options(view, view_scale, min_pooling_rate, ECR_pooling_rate, classes)
-        self.classes = int(classes)
-        self.classification_activation = classification_activation
+        _check_options(view, view_scale, min_pooling_rate, ECR_pooling_rate)
+
+        def heads(cam, feature):
+            compared = (
+                _default_embedding(feature_output) if correlation_feature is None else correlation_feature
+            )
+            correlation = PixelCorrelation(epsilon, max_correlation_positions, name="pixel_correlation")
+            extra = extra_heads(cam, feature) if extra_heads else {}
+            return {"refined_cam": correlation([cam, compared]), **extra}
+
+        super().__init__(
+            image_input,
+            feature_output,
+            classes,
+            classification_activation,
+            name,
+            upsample_scores=view == "rescale",
+            extra_heads=heads,
+            **kwargs,
+        )
         self.fill_mode = fill_mode
         self.ER_reg_coef, self.ECR_reg_coef = float(ER_reg_coef), float(ECR_reg_coef)
         self.min_pooling_coef = float(min_pooling_coef)
@@ -124,7 +151,6 @@ class SEAM(keras.Model):
         }
         self.view, self.view_scale = view, float(view_scale)
         self.view_size = tuple(int(side) for side in view_size) if view_size else None
-        self.dropout, self.cam_background = float(dropout), bool(cam_background)
         self.max_correlation_positions = int(max_correlation_positions)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -134,79 +160,57 @@ class SEAM(keras.Model):
             seed=self.seed_generator,
             **AFFINE_DOMAINS,
         )
-        if network is None:
-            network = self._build_network(
-                image_input, feature_output, correlation_feature, head_features or {}
-            )
-        self.network = network
-        self._metric_of = {term: keras.metrics.Mean(name=term) for term in self.loss_terms}
-        self.built = True
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: Backbone,
+        classes: int,
+        *,
+        view: RescaledView | AffineView = DEFAULT_VIEW,
+        standardize_correlation: bool = False,
+        **options,
+    ) -> SEAM:
+        """The model on a backbone's features, which compares pixels by color and the stages before the last.
+
+        Args:
+            backbone: `Backbone`.
+            classes: number of classes, without background.
+            view: the second view of each image.
+            standardize_correlation: see `Backbone.correlation_feature`.
+            **options: of the constructor.
+        """
+        correlation_feature = backbone.correlation_feature(standardize=standardize_correlation)
+        return cls(
+            backbone.input,
+            backbone.feature,
+            classes,
+            correlation_feature=correlation_feature,
+            **view.options(),
+            **options,
+        )
 
     @property
-    def loss_terms(self):
-        """Names of the terms of the loss, which are the names of their metrics."""
-        return ("classification_loss", "er_loss", "ecr_loss", "min_pooling_loss")
-
-    def _build_network(self, image, feature, correlation_feature, head_features):
-        image, *others = keras.tree.flatten(image)
-        if others:
-            raise ValueError(f"`image_input` must be one Keras input. Received: {len(others) + 1}.")
-        if correlation_feature is None:
-            embedding = layers.Conv2D(192, 1, use_bias=False, name="correlation_embedding")
-            correlation_feature = embedding(StopGradient()(feature))
-        if self.dropout:
-            feature = layers.SpatialDropout2D(self.dropout, name="head_dropout")(feature)
-        outputs = self._head(image, feature, correlation_feature, **head_features)
-        return keras.Model(image, outputs, name="network")
-
-    def _head(self, image, feature, correlation_feature):
-        """The new layers on the features: maps, refined maps and scores, by the names of the outputs."""
-        channels = self.classes + self.cam_background
-        cam = layers.Conv2D(channels, 1, use_bias=False, name="cam_head")(feature)
-        if self.cam_background:
-            cam = cam[..., 1:]
-        refined_cam = PixelCorrelation(
-            self.epsilon, self.max_correlation_positions, name="pixel_correlation"
-        )([cam, correlation_feature])
-        logits = ImageScores(upsample=self.view == "rescale", dtype="float32", name="logits")([cam, image])
-        activation = self.classification_activation
-        if activation == "softmax" and self.classes == 1:
-            activation = "sigmoid"  # a softmax over one class is always 1
-        scores = layers.Activation(activation, dtype="float32", name="scores")(logits)
-        return {"cam": cam, "refined_cam": refined_cam, "scores": scores}
-
-    def call(self, x, training=None):
-        """Class scores; while training all maps too, which the terms of the loss need."""
-        outputs = self.network(x, training=training)
-        return outputs if training else outputs["scores"]
+    def loss_terms(self) -> tuple[str, ...]:
+        return (*super().loss_terms, "er_loss", "ecr_loss", "min_pooling_loss")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Classification loss of `compile`, and while training the terms that compare two views."""
         if not isinstance(y_pred, dict):  # evaluation: the scores of one view
-            loss = super().compute_loss(x, y, y_pred, sample_weight, training=training)
-            self._record("classification_loss", loss / self._share(), y)
-            return loss
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
         x = ops.convert_to_tensor(x)
         view = self._second_view(x)
         other = self.network(view.images, training=True)
         # Both views in one batch: the mean over it is the mean of the two views' losses.
-        scores = ops.concatenate([y_pred["scores"], other["scores"]], axis=0)
+        both = {name: ops.concatenate([y_pred[name], other[name]], axis=0) for name in ("scores", "logits")}
         labels = ops.concatenate([y, y], axis=0)
         weights = None if sample_weight is None else ops.concatenate([sample_weight] * 2, axis=0)
-        loss = super().compute_loss(x, labels, scores, weights, training=training)
-        self._record("classification_loss", loss / self._share(), y)
+        loss = self.classification_loss(x, labels, both, weights)
         for term, coefficient, value in self._terms(x, y, y_pred, other, view, sample_weight):
             value = coefficient * value
-            self._record(term, value, y)
+            self._record(term, value, x)
             loss = loss + self._aggregate_additional_loss(value)
         return loss
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Metrics of the class scores; those of terms that only training computes are left out elsewhere."""
-        if isinstance(y_pred, dict):
-            return super().compute_metrics(x, y, y_pred["scores"], sample_weight)
-        logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        return {name: value for name, value in logs.items() if name not in self.loss_terms[1:]}
 
     def _terms(self, x, y, first, other, view, sample_weight):
         """`(name, coefficient, value)` of every term beside the classification."""
@@ -246,37 +250,16 @@ class SEAM(keras.Model):
             return affine_view(images, self.affine, self.use_inverse_affine)
         return rescaled_view(images, self.view_scale, self.view_size)
 
-    def _share(self):
-        """What the loss of one replica is multiplied by, so that those of all replicas can be summed."""
-        return self._aggregate_additional_loss(ops.ones(()))
-
-    def _record(self, term, value, y):
-        self._metric_of[term].update_state(value, sample_weight=ops.shape(y)[0])
-
     @functools.cached_property
-    def cam(self):
-        """Keras model, images -> plain maps (batch, h, w, classes)."""
-        return keras.Model(self.network.input, self.network.output["cam"], name="cam")
-
-    @functools.cached_property
-    def refined_cam(self):
+    def refined_cam(self) -> keras.Model:
         """Keras model, images -> refined maps (batch, h, w, classes)."""
         refined = self.network.output["refined_cam"][..., 1:]
         return keras.Model(self.network.input, refined, name="refined_cam")
 
-    @functools.cached_property
-    def classifier(self):
-        """Keras model, images -> class scores (batch, classes)."""
-        return keras.Model(self.network.input, self.network.output["scores"], name="classifier")
-
-    def get_config(self):
-        """Every option, and the whole network under "model"; JSON serialisable."""
-        return {
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": self.dtype_policy.name,
-            "classes": self.classes,
-            "classification_activation": self.classification_activation,
+    def get_config(self) -> dict:
+        config = super().get_config()
+        del config["upsample_scores"]  # follows the view
+        own = {
             "fill_mode": self.fill_mode,
             "ER_reg_coef": self.ER_reg_coef,
             "ECR_reg_coef": self.ECR_reg_coef,
@@ -289,61 +272,15 @@ class SEAM(keras.Model):
             "view_scale": self.view_scale,
             "view_size": self.view_size,
             "min_pooling_coef": self.min_pooling_coef,
-            "dropout": self.dropout,
-            "cam_background": self.cam_background,
             "max_correlation_positions": self.max_correlation_positions,
             "seed": self.seed,
-            "model": keras.saving.serialize_keras_object(self.network),
         }
+        return {**config, **own}
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """The model of `get_config`, with new weights; `config` is left as it is."""
-        config = copy.deepcopy(config)
-        network = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects=custom_objects)
-        return cls(network=network, **config)
 
-    def save(self, filepath, overwrite=True, **kwargs):
-        """Saves everything to `.keras`, or the network alone to a legacy `.h5` file.
-
-        Args:
-            filepath: path that ends in ".keras", ".h5" or ".hdf5". For the last two keep `get_config()` as
-                well; `SEAM.load` takes both.
-            overwrite: whether an existing file may be replaced.
-            **kwargs: as of `keras.Model.save`.
-        """
-        if str(filepath).endswith((".h5", ".hdf5")):
-            self.network.save(filepath, overwrite=overwrite, **kwargs)
-        else:
-            super().save(filepath, overwrite=overwrite, **kwargs)
-
-    @classmethod
-    def load(cls, filepath, **config):
-        """The saved model.
-
-        Args:
-            filepath: path of a `.keras` file, or of a `.h5` file that `save` wrote.
-            **config: what `get_config` returned, for a `.h5` file.
-
-        Returns:
-            A model of this class.
-
-        Raises:
-            ValueError: a `.h5` file without its config, or another kind of model.
-        """
-        if str(filepath).endswith((".h5", ".hdf5")):
-            if "model" not in config:
-                raise ValueError(
-                    f"A .h5 file holds weights only; pass what get_config() returned: "
-                    f"{cls.__name__}.load({str(filepath)!r}, **config)."
-                )
-            model = cls.from_config(config)
-            model.network.load_weights(filepath)
-            return model
-        model = keras.saving.load_model(filepath)
-        if not isinstance(model, cls):
-            raise ValueError(f"{filepath} holds a {type(model).__name__}, not a {cls.__name__}.")
-        return model
+def _default_embedding(feature):
+    """A new convolution of features that do not learn from it."""
+    return layers.Conv2D(192, 1, use_bias=False, name="correlation_embedding")(StopGradient()(feature))
 
 
 def _visible(maps, transform):
@@ -359,9 +296,7 @@ def _mean(values, sample_weight):
     return ops.mean(values)
 
 
-def _check_options(view, view_scale, min_pooling_rate, ECR_pooling_rate, classes):
-    if classes is None or classes < 1:
-        raise ValueError(f"`classes` must be positive. Received: {classes}.")
+def _check_options(view, view_scale, min_pooling_rate, ECR_pooling_rate):
     if view not in VIEWS:
         raise ValueError(f"`view` must be one of {VIEWS}. Received: {view!r}.")
     if view_scale <= 0:

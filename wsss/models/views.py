@@ -1,5 +1,6 @@
 """The second view of training images, and how class maps go from one view to the other."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from numbers import Integral
@@ -8,6 +9,53 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from wsss.ops.resize import resize_bilinear
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaledView:
+    """The second view is the image in another size, as the authors of SEAM train.
+
+    Attributes:
+        scale: > 0, relative size.
+        size: `(height, width)` in pixels, in place of `scale`.
+    """
+
+    scale: float = 0.3
+    size: tuple[int, int] | None = None
+
+    def options(self) -> dict:
+        """The options of `SEAM`'s constructor."""
+        return {"view": "rescale", "view_scale": self.scale, "view_size": self.size}
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineView:
+    """The second view is a random affine transform of each image.
+
+    Attributes:
+        rotate, rescale, flip, translation: >= 0, relative frequencies of the transforms.
+        fill_mode: filling beyond the image: "constant" (0), "nearest", "reflect" or "wrap".
+        use_inverse: whether maps are compared in the frames of both views.
+    """
+
+    rotate: float = 0.0
+    rescale: float = 0.5
+    flip: float = 0.5
+    translation: float = 0.0
+    fill_mode: str = "constant"
+    use_inverse: bool = True
+
+    def options(self) -> dict:
+        """The options of `SEAM`'s constructor."""
+        return {
+            "view": "affine",
+            "affine_rotate": self.rotate,
+            "affine_rescale": self.rescale,
+            "affine_flip": self.flip,
+            "affine_translation": self.translation,
+            "fill_mode": self.fill_mode,
+            "use_inverse_affine": self.use_inverse,
+        }
 
 
 class SecondView(NamedTuple):

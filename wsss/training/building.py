@@ -15,11 +15,12 @@ from wsss.common.errors import UserError
 from wsss.data.augment import Augmentation
 from wsss.data.loader import training_dataset
 from wsss.models.affinity_net import AffinityNet, affinity_feature
-from wsss.models.cam_classifier import Classifier
+from wsss.models.cam_classifier import CamClassifier
 from wsss.models.irn import IRNet
 from wsss.models.pair_model import smallest_side
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
+from wsss.models.views import AffineView, RescaledView
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
 
 TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
@@ -27,7 +28,7 @@ TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
 PAIR_RADIUS = {"affinity": 5, "irn": 10}
 IRN_STRIDE = 4
 DISPLACEMENT_RATE = 10.0  # of IRN's displacement branch, relative to that of its edges
-MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype, "classifier": Classifier}
+SEAM_MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype}
 
 
 def make_backbone(options):
@@ -86,29 +87,39 @@ def make_model(options, classes, backbone):
             return IRNet(backbone, PAIR_RADIUS["irn"])
         except ValueError as error:
             raise UserError(f"--backbone {options.backbone}: {error}") from error
+    dropout = 0.5 if options.dropout and options.backbone == "resnet38" else 0.0
+    if options.model == "classifier":
+        return CamClassifier.from_backbone(
+            backbone, classes, dropout=dropout, upsample_scores=options.view == "rescale"
+        )
     contrast = {}
     if options.model == "pixel2prototype":
         terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
         contrast = dict.fromkeys(terms, options.contrast_weight)
         contrast["background_threshold"] = options.background_threshold
         contrast["contrast_variant"] = options.contrast_variant
-    return MODELS[options.model](
-        backbone.input,
-        backbone.feature,
+    return SEAM_MODELS[options.model].from_backbone(
+        backbone,
         classes,
-        correlation_feature=backbone.correlation_feature(standardize=_standardizes_correlation(options)),
+        view=make_view(options),
+        standardize_correlation=_standardizes_correlation(options),
         ER_reg_coef=options.er_weight,
         ECR_reg_coef=options.ecr_weight,
         min_pooling_coef=options.min_pooling_weight,
         min_pooling_rate=options.min_pooling_rate,
         ECR_pooling_rate=options.ecr_pooling_rate,
-        view=options.view,
-        view_scale=options.view_scale,
-        view_size=options.view_size and (options.view_size, options.view_size),
-        dropout=0.5 if options.dropout and options.backbone == "resnet38" else 0.0,
+        dropout=dropout,
         seed=options.seed,
         **contrast,
     )
+
+
+def make_view(options):
+    """The second view of training images that the options name."""
+    if options.view == "affine":
+        return AffineView()
+    size = options.view_size and (options.view_size, options.view_size)
+    return RescaledView(options.view_scale, size)
 
 
 def _standardizes_correlation(options):

@@ -14,6 +14,7 @@ from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.irn import IRNet, irn_cam, irn_edge
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
+from wsss.models.views import RescaledView
 
 
 class PublishedNetwork(NamedTuple):
@@ -36,13 +37,12 @@ class PublishedNetwork(NamedTuple):
 
 def published_seam(classes=20, classification_activation="sigmoid", **options) -> SEAM:
     """`resnet38_SEAM`: class maps, and their refinement by pixel correlation."""
-    backbone = resnet38_backbone(**options)
-    return SEAM(
-        backbone.input,
-        backbone.feature,
+    return SEAM.from_backbone(
+        resnet38_backbone(**options),
         classes,
         classification_activation=classification_activation,
-        **_seam_options(backbone, **options),
+        view=RescaledView(0.3),
+        **_head_options(**options),
     )
 
 
@@ -50,13 +50,13 @@ def published_pixel2prototype(classes=20, classification_activation="sigmoid", *
     """`resnet38_contrast`: SEAM's network with a projection for the contrast."""
     backbone = resnet38_backbone(**options)
     projection = layers.Conv2D(128, 1, use_bias=False, activation="relu", name="projection")
-    return Pixel2Prototype(
-        backbone.input,
-        backbone.feature,
+    return Pixel2Prototype.from_backbone(
+        backbone,
         classes,
         project_feature=projection(backbone.feature),
         classification_activation=classification_activation,
-        **{**_seam_options(backbone, **options), "view_size": (128, 128)},
+        view=RescaledView(size=(128, 128)),
+        **_head_options(**options),
     )
 
 
@@ -71,14 +71,8 @@ def published_irnet(**options) -> IRNet:
     return IRNet(network=irn_edge(**options))
 
 
-def _seam_options(backbone, dropout=True, **_):
-    return {
-        "correlation_feature": backbone.correlation_feature(),
-        "view": "rescale",
-        "view_scale": 0.3,
-        "dropout": 0.5 if dropout else 0.0,
-        "cam_background": True,
-    }
+def _head_options(dropout=True, **_):
+    return {"dropout": 0.5 if dropout else 0.0, "cam_background": True}
 
 
 def _feature_model(backbone):
