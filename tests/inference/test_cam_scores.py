@@ -16,6 +16,7 @@ from wsss.inference.cam_scores import (
     normalize_scores,
     scaled_size,
 )
+from wsss.ops.cam import background_score, min_max_normalize
 from wsss.ops.interpolation import interpolation_matrix, upsampling_matrix
 
 SIZES = st.integers(1, 40)
@@ -98,6 +99,33 @@ def test_the_merge_of_scales_and_mirrors_equals_the_published_one(case):
 
     mask = mask_from_scores(scores, keys, background_scores(scores, threshold=0.26))
     assert np.mean(mask == case["pred_alpha026"]) >= 0.999
+
+
+@golden_cases("i_irn_cam_merge")
+def test_the_merge_of_irn_equals_the_published_one(case):
+    """IRN divides by the maximum where SEAM stretches from the minimum."""
+    keys = case["keys"]
+    cams = [case[name][keys] for name in sorted(case.keys) if name.startswith("net_out_scale")]
+    height, width = map(int, case["size_hw"])
+
+    def merged(size):
+        cam = np.maximum(merge_scales(cams, [cam.shape[1:] for cam in cams], size), 0)[:, :height, :width]
+        return cam / (cam.max(axis=(1, 2), keepdims=True) + 1e-5)
+
+    assert_close(merged(((height - 1) // 4 + 1, (width - 1) // 4 + 1)), case["strided_cam"], atol=1e-5)
+    assert_close(merged((-(-height // 16) * 16, -(-width // 16) * 16)), case["highres_cam"], atol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.sampled_from([1e-6, 1.0, 1e4]))
+def test_scores_are_those_of_training_from_zero_on(seed, scale):
+    maps = (np.random.default_rng(seed).normal(size=(3, 5, 6)) * scale).astype(np.float32)
+    channels_last = np.moveaxis(maps, 0, -1)[None]
+    of_training = np.asarray(min_max_normalize(channels_last))[0]
+    scores = normalize_scores(maps)
+    np.testing.assert_allclose(scores, np.maximum(np.moveaxis(of_training, -1, 0), 0), atol=1e-6)
+    background = np.asarray(background_score(np.moveaxis(scores, 0, -1)[None], 4.0))[0, ..., 0]
+    np.testing.assert_allclose(background_scores(scores, alpha=4), background, atol=1e-6)
 
 
 def test_scaled_sizes_are_rounded_half_to_even_and_never_zero():

@@ -13,7 +13,6 @@ from wsss.ops.affinity import (
     affinity_loss,
     displacement_loss,
     feature_affinity,
-    fitting_radius,
     pair_labels,
     pair_offsets,
     path_affinity,
@@ -190,11 +189,6 @@ def test_displacements_to_one_centre_lose_nothing_within_a_class():
 def test_radius_without_pairs_is_an_error():
     with pytest.raises(ValueError, match="`radius` must be an integer, 2 or more"):
         pair_offsets(1)
-
-
-@pytest.mark.parametrize(("height", "width", "radius"), [(11, 40, 5), (10, 40, 4), (47, 8, 3)])
-def test_small_maps_get_a_smaller_radius(height, width, radius):
-    assert fitting_radius(height, width) == radius
 
 
 def test_compiled_affinities_equal_the_eager_ones():

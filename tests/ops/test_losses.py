@@ -9,10 +9,11 @@ from keras import ops
 
 from tests.golden import assert_close, golden_cases
 from tests.gradients import compiled, gradients, to_numpy
-from wsss.ops.cam import add_background, image_scores, mask_classes, max_normalize
+from wsss.layers.heads import ImageScores
+from wsss.models.cam_classifier import loss_from_logits
+from wsss.ops.cam import add_background, mask_classes, max_normalize
 from wsss.ops.losses import (
     View,
-    classification_loss,
     cross_equivariance_loss,
     equivariance_loss,
     equivariant_regularization,
@@ -33,8 +34,8 @@ def seam_terms(cam1, refined1, cam2, refined2, labels):
 
     view, other = View(cam1[..., 1:], refined1), View(cam2[..., 1:], refined2)
     regularization = equivariant_regularization(view, other, labels, to_other)
-    cls1 = ops.mean(classification_loss(image_scores(view.cam), labels))
-    cls2 = ops.mean(classification_loss(image_scores(other.cam), labels))
+    classification = loss_from_logits("binary_crossentropy", "sigmoid")
+    cls1, cls2 = (classification(labels, ImageScores()([maps.cam, maps.cam])) for maps in (view, other))
     min1 = ops.mean(min_pooling_loss(refined1[..., 1:], labels))
     min2 = ops.mean(min_pooling_loss(refined2[..., 1:], labels))
     er, ecr = (ops.mean(term) for term in regularization)
@@ -230,14 +231,6 @@ def test_cross_equivariance_by_hand():
     refined = np.array([0.5, 0.4, 0.3], "float32").reshape(1, 1, 1, 3)
     loss = cross_equivariance_loss(ops.convert_to_tensor(cam), ops.convert_to_tensor(refined), rate=0.34)
     assert float(ops.convert_to_numpy(loss)[0]) == pytest.approx(0.3)
-
-
-def test_classification_by_hand_and_for_huge_scores():
-    loss = classification_loss(
-        ops.convert_to_tensor(np.array([[0.0, 0.0], [1e4, -1e4]], "float32")),
-        ops.convert_to_tensor(np.array([[1, 0], [1, 0]], "float32")),
-    )
-    np.testing.assert_allclose(ops.convert_to_numpy(loss), [np.log(2), 0], rtol=1e-6)
 
 
 def test_equivariance_is_the_mean_absolute_difference():

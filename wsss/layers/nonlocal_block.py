@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from wsss.ops.correlation import pixel_correlation
+from wsss.ops.vectors import unit_vectors
 
 
 def nonlocal_neural_network(
@@ -71,7 +72,7 @@ class NonLocal(layers.Layer):
         batch, height, width, _ = ops.shape(values)
         first, second, values = (_as_rows(x, self.mode) for x in (*embeddings, values))
         if not self.use_gaussian:
-            first, second = (_unit_rows(x, self.epsilon) for x in (first, second))
+            first, second = (unit_vectors(x, self.epsilon) for x in (first, second))
         similarity = ops.matmul(first, ops.transpose(second, (0, 2, 1)))
         if self.use_gaussian:
             weights = ops.softmax(similarity, axis=-1)
@@ -102,8 +103,3 @@ def _as_rows(x, mode):
     batch, height, width, channels = ops.shape(x)
     rows = ops.reshape(x, (batch, height * width, channels))
     return rows if mode == "spatial" else ops.transpose(rows, (0, 2, 1))
-
-
-def _unit_rows(x, epsilon):
-    squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return x / (ops.sqrt(ops.maximum(squares, epsilon**2)) + epsilon)

@@ -60,12 +60,6 @@ def path_offsets(radius):
     return tuple(sorted(pair_offsets(radius), key=_path_length))
 
 
-def fitting_radius(height, width, radius=5):
-    """The radius that SEAM's AffinityNet uses on a feature map: smaller where the map is small."""
-    smaller = min(height, width)
-    return radius if smaller > 2 * radius else (smaller - 1) // 2
-
-
 def feature_affinity(feature, radius=5, all_pairs=False):
     """Affinity of pixel pairs, `exp(-mean |difference of features|)`.
 

@@ -1,12 +1,10 @@
-"""Class activation maps: normalisation, background, the strongest class, merging of scales.
+"""Class activation maps: normalization, background and the strongest class.
 
 Maps are `(batch, height, width, classes)`. Unless a function says otherwise the classes are the
 foreground classes only; where there is a background channel, it is channel 0.
 """
 
 from keras import ops
-
-from wsss.ops.resize import resize_bilinear
 
 SPATIAL = (1, 2)
 
@@ -28,26 +26,8 @@ def max_normalize(cam, epsilon=1e-5):
     return ops.relu(positive - low - epsilon) / (high - low + epsilon)
 
 
-def max_normalize_thresholded(cam, epsilon=1e-5):
-    """The NumPy flavour of `max_normalize` in SEAM's code: divided by the maximum alone.
-
-    Values below `min + epsilon` are set to 0 first and then share the shift by `min + epsilon`, so
-    they end slightly below 0.
-
-    Args:
-        cam: float (batch, height, width, classes).
-        epsilon: > 0.
-
-    Returns:
-        float, shaped like `cam`, below 1.
-    """
-    positive, low, high = _positive_range(cam)
-    kept = ops.where(positive < low + epsilon, 0.0, positive)
-    return (kept - low - epsilon) / (high + epsilon)
-
-
 def min_max_normalize(cam, epsilon=1e-5):
-    """Min-max normalisation of inference and of pixel-to-prototype contrast.
+    """Min-max normalization of pixel-to-prototype contrast, and of inference before values below 0 are cut.
 
     Differs from `max_normalize` where the map is at its minimum: such pixels come out slightly
     negative, and a map without a positive value is exactly -1 everywhere, which keeps it below
@@ -63,19 +43,6 @@ def min_max_normalize(cam, epsilon=1e-5):
     positive, low, high = _positive_range(cam)
     kept = ops.where(positive < low + epsilon, 0.0, positive)
     return (kept - low - epsilon) / (high - low + epsilon)
-
-
-def max_scale(cam, epsilon=1e-5):
-    """Each map divided by its largest value, IRN's normalisation of maps that are not negative.
-
-    Args:
-        cam: float (batch, height, width, classes), >= 0.
-        epsilon: > 0, added to the divisor.
-
-    Returns:
-        float, shaped like `cam`, in [0, 1).
-    """
-    return cam / (ops.max(cam, axis=SPATIAL, keepdims=True) + epsilon)
 
 
 def max_onehot(cam):
@@ -123,28 +90,6 @@ def add_background(cam):
     return ops.concatenate([background_score(cam), cam], axis=-1)
 
 
-def merge_scales(cams, flipped_cams, image_labels, size):
-    """Sum over scales and mirror images, restricted to the classes of the image.
-
-    Each map is resized to the image (half-pixel centres), the maps of the mirror image are mirrored
-    back, and negative sums become 0. Normalise with `min_max_normalize`. Source: released code of
-    SEAM, inference.
-
-    Args:
-        cams: list of float (batch, h_s, w_s, classes), maps of the image at each scale.
-        flipped_cams: list like `cams`, of the horizontally mirrored image; may be empty.
-        image_labels: float 0/1 (batch, classes).
-        size: `(height, width)` of the image in pixels.
-
-    Returns:
-        float (batch, height, width, classes), >= 0.
-    """
-    total = sum(resize_bilinear(cam, size) for cam in cams)
-    if flipped_cams:
-        total = total + ops.flip(sum(resize_bilinear(cam, size) for cam in flipped_cams), axis=2)
-    return ops.relu(mask_classes(total, image_labels))
-
-
 def mask_classes(cam, image_labels):
     """The maps of classes that the image does not have, set to 0.
 
@@ -156,18 +101,6 @@ def mask_classes(cam, image_labels):
         float, shaped like `cam`.
     """
     return cam * ops.cast(image_labels, cam.dtype)[:, None, None, :]
-
-
-def image_scores(cam):
-    """Class scores of the whole image: the spatial mean of each map.
-
-    Args:
-        cam: float (batch, height, width, classes).
-
-    Returns:
-        float (batch, classes).
-    """
-    return ops.mean(cam, axis=SPATIAL)
 
 
 def _positive_range(cam):

@@ -18,6 +18,7 @@ from keras import ops
 
 from wsss.ops.cam import background_score, mask_classes, min_max_normalize
 from wsss.ops.resize import resize_bilinear
+from wsss.ops.vectors import unit_vectors
 
 ABSENT = -1e9  # similarity to a prototype that does not exist: its exponential is 0
 
@@ -87,7 +88,7 @@ def pixel_prototype_contrast(
         features = _flatten(resize_bilinear(ops.cast(maps.projection, "float32"), grid, align_corners=True))
         labels = pseudo_labels(scores, image_labels)
         prototypes = estimate_prototypes(features, scores, image_labels, pixels_per_prototype, repaired)
-        views.append((_unit(features), labels, prototypes))
+        views.append((unit_vectors(features), labels, prototypes))
     (pixels1, labels1, prototypes1), (pixels2, labels2, prototypes2) = views
 
     def cross(pixels, labels, prototypes):
@@ -166,10 +167,10 @@ def estimate_prototypes(features, scores, image_labels, count=32, repaired=False
     if repaired:
         # All pixels that tie with the last: many have no foreground at all, of which none comes first.
         weights = ops.where(scores >= weights[:, -1:], scores, 0.0)
-        return Prototypes(_unit(ops.matmul(weights, features)), pixels, exists)
+        return Prototypes(unit_vectors(ops.matmul(weights, features)), pixels, exists)
     total = ops.sum(weights, axis=-1, keepdims=True)
     vectors = ops.sum(ops.take(features, pixels, axis=0) * weights[..., None], axis=1) / total
-    return Prototypes(_unit(vectors), pixels, exists)
+    return Prototypes(unit_vectors(vectors), pixels, exists)
 
 
 def prototype_contrast(pixels, labels, prototypes, temperature=0.1):
@@ -289,9 +290,3 @@ def _flatten(maps):
 
 def _with_background(image_labels):
     return ops.pad(image_labels, ((0, 0), (1, 0)), constant_values=1)
-
-
-def _unit(vectors):
-    """Vectors of length 1; zero vectors stay zero, and their gradient is 0, not 1e12."""
-    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    return ops.where(squares > 0, vectors * ops.rsqrt(ops.where(squares > 0, squares, 1.0)), 0.0)

@@ -13,6 +13,7 @@ from numbers import Integral
 from keras import ops
 
 from wsss.ops.resize import resize_bilinear
+from wsss.ops.vectors import unit_vectors
 
 BLOCK_ELEMENTS = 1 << 20  # similarities held at once: 4 MiB stay in a CPU's caches, and feed a GPU
 
@@ -42,7 +43,7 @@ def pixel_correlation(cam, feature, epsilon=1e-5, block_elements=BLOCK_ELEMENTS)
     maps = resize_bilinear(ops.cast(cam, "float32"), (height, width), align_corners=True)
     maps = ops.reshape(maps, (batch, pixels, classes))
     maps = ops.concatenate([maps, ops.ones_like(maps[..., :1])], axis=-1)
-    unit = ops.reshape(_unit(ops.cast(feature, "float32"), epsilon), (batch, pixels, channels))
+    unit = ops.reshape(unit_vectors(ops.cast(feature, "float32"), epsilon), (batch, pixels, channels))
     sums = _similarity_product(maps, unit, _block_count(batch, pixels, block_elements))
     refined = sums[..., :classes] / (sums[..., classes:] + epsilon)
     return ops.cast(ops.reshape(refined, (batch, height, width, classes)), cam.dtype)
@@ -143,10 +144,3 @@ def _transpose(matrices):
 def _matmul_transposed(block, narrow):
     """`blockᵀ @ narrow`, without a transposed copy of the block."""
     return _transpose(ops.matmul(_transpose(narrow), block))
-
-
-def _unit(feature, epsilon):
-    """Features divided by their length; where there is none they stay 0, with gradient 0 and not NaN."""
-    squares = ops.sum(ops.square(feature), axis=-1, keepdims=True)
-    length = ops.where(squares > 0, ops.sqrt(ops.where(squares > 0, squares, 1.0)), 0.0)
-    return feature / (length + epsilon)

@@ -34,20 +34,6 @@ class Regularization(NamedTuple):
     cross_equivariance: Any
 
 
-def classification_loss(scores, image_labels):
-    """Multi-label soft margin loss: mean over the classes of the logistic loss of each.
-
-    Args:
-        scores: float (batch, classes), logits.
-        image_labels: float 0/1 (batch, classes).
-
-    Returns:
-        float (batch,).
-    """
-    scores, labels = ops.cast(scores, "float32"), ops.cast(image_labels, "float32")
-    return ops.mean(ops.softplus(scores) - scores * labels, axis=-1)
-
-
 def min_pooling_loss(cam, image_labels=None, rate=0.25):
     """Adaptive min pooling: mean positive activation of the pixels where it is lowest.
 
