@@ -1,5 +1,7 @@
 """The lines of the published interface, run as they are written."""
 
+import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -8,6 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+
+import wsss
+from wsss.pipeline.options import Options
+from wsss.pipeline.summary import LabelResult
+from wsss.training.options import TrainingOptions
+from wsss.training.run_dir import RunDirectory
 
 SEAM_SNIPPET = """
 img_input = tf.keras.layers.Input((28, 28, 1))
@@ -43,6 +51,13 @@ A_I = affine.apply_affine(I, code, args)
 R_I = affine.apply_affine(I, code, inv_args)
 """
 
+LABELS = LabelResult("labels", 1, 0, 0.5, 0.2, "", ())
+# Of each program as a function: its options, and what a stand-in returns.
+PROGRAMS = {
+    "train_model": (TrainingOptions, RunDirectory("runs/seam")),
+    "label_collection": (Options, LABELS),
+    "predict_masks": (Options, LABELS),
+}
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = """
 from wsss import SEAM, Pixel2Prototype
@@ -123,6 +138,27 @@ def test_one_affine_code_transforms_an_image_and_its_inverse_undoes_it(seed):
     np.testing.assert_allclose(restored[inside], image[inside], atol=0.05)
 
 
+def test_the_snippet_of_the_programs_passes_options_that_there_are(monkeypatch):
+    (snippet,) = (block for block in python_blocks("docs/library.md") if "wsss.train_model" in block)
+    called = []
+
+    def stand_in(name):
+        function, (options, result) = getattr(wsss, name), PROGRAMS[name]
+
+        def record(*args, **values):
+            named = set(inspect.signature(function).bind(*args, **values).arguments)
+            assert set(values) - named <= {field.name for field in dataclasses.fields(options)}
+            called.append(name)
+            return result
+
+        return record
+
+    for name in PROGRAMS:
+        monkeypatch.setattr(wsss, name, stand_in(name), raising=False)
+    run(snippet)
+    assert called == list(PROGRAMS)
+
+
 @pytest.mark.slow
 def test_the_snippet_of_the_readme_runs():
     (snippet,) = python_blocks("README.md")
@@ -138,7 +174,7 @@ def test_the_snippets_of_inference_and_refinement_run():
     names = run('SEAM(img_input, x, 3).save("runs/seam/model.keras")', **names)
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(image).save("img.jpg")
-    inference, refinement = python_blocks("docs/library.md")[2:]
+    inference, refinement = python_blocks("docs/library.md")[3:]
     scores = run(inference)["scores"]
     assert scores.shape == (3, 20, 30)
     names = run(refinement, image=image, scores=np.moveaxis(scores, 0, -1))
