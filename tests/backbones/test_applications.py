@@ -322,3 +322,11 @@ def test_pretrained_networks_see_the_same_in_a_photograph(shared_data, name, wei
         at_same_cells = actual[:, first::ratio, first::ratio]
         tolerance = 0 if ratio == 1 else 1e-4 * np.abs(expected).max()
         np.testing.assert_allclose(at_same_cells, expected, atol=tolerance, rtol=0)
+
+
+def test_a_file_with_layers_of_the_users_own_is_refused_by_the_name_of_the_layer(tmp_path):
+    image = keras.Input((None, None, 3))
+    own = type("OwnLayer", (keras.layers.Layer,), {"call": lambda self, x: x, "__module__": "not_imported"})
+    keras.Model(image, own()(image)).save(tmp_path / "own.keras")
+    with pytest.raises(ValueError, match=r"a layer of your own, `OwnLayer`.*register_keras_serializable"):
+        build_backbone(str(tmp_path / "own.keras"))

@@ -1,6 +1,7 @@
 """Pretrained CNNs as dense feature extractors: any of `keras.applications`, or a `.keras` file."""
 
 import inspect
+import re
 from pathlib import Path
 
 import keras
@@ -130,8 +131,14 @@ def _load_model_file(path):
     try:
         model = keras.models.load_model(path, compile=False)
     except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # a class that is not registered
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be loaded: {reason}") from error
+        missing = re.search(r"Could not locate (?:class|function) '([^']+)'", str(error))
+        reason = (
+            f"it has a layer of your own, `{missing[1]}`. From Python, import its module (decorated with "
+            "`@keras.saving.register_keras_serializable()`) and call `wsss.train_model`"
+            if missing
+            else str(error).strip().split("\n")[0]
+        )
+        raise ValueError(f"{path} cannot be loaded: {reason}.") from error
     inputs = keras.tree.flatten(model.inputs)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or len(model.outputs) != 1:
         raise ValueError(
