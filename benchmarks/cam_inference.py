@@ -6,11 +6,13 @@ By default MobileNetV2 with its ImageNet weights on photographs of MSRC, both fr
 these are missing the table says so, and random weights and noise take their place. The baseline is what one
 would write first with the same model: for each image, scale and mirror one call of the network, compiled once
 for all sizes; every map of all classes resized to the scaled image, then to the image, flipped back and
-summed. `predict` is the same loop with `keras.Model.predict`. All ways run in turn, in one process, and give
-the same sums; the difference is relative to the largest value.
+summed. `predict` is the same loop with `keras.Model.predict`, and `tiled` is ours with every call tiled, as
+`--max_activation_memory` does for large ones. All ways run in turn, in one process, and give the same sums;
+the difference is relative to the largest value.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -22,11 +24,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.memory import peak_megabytes
+from wsss.inference import CamPredictor
 from wsss.inference.cam_scores import merge_scales
-from wsss.inference.predictor import CamPredictor
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
-WAYS = ("predict", "loop", "ours")
+WAYS = ("predict", "loop", "ours", "tiled")
 SHARED = Path(os.environ.get("WSSS_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 
 
@@ -84,9 +86,13 @@ def _ways(model, batch):
     compiled = tf.function(
         lambda x: model.refined_cam(x, training=False), input_signature=[spec], autograph=False
     )
-    predictor = CamPredictor(model, scales=SCALES)
+    predictors = {
+        "ours": CamPredictor(model, scales=SCALES),
+        "tiled": CamPredictor(model, scales=SCALES, max_activation_memory=0),
+    }
 
-    def ours(images):
+    def ours(images, name):
+        predictor = predictors[name]
         groups = {}
         for index, image in enumerate(images):
             groups.setdefault(image.shape, []).append(index)
@@ -105,7 +111,8 @@ def _ways(model, batch):
     return {
         "predict": lambda images: _loop(images, lambda x: model.refined_cam.predict(x, verbose=0)),
         "loop": lambda images: _loop(images, compiled),
-        "ours": ours,
+        "ours": functools.partial(ours, name="ours"),
+        "tiled": functools.partial(ours, name="tiled"),
     }
 
 

@@ -138,6 +138,14 @@ def test_settings_are_chosen_by_device_and_overridden():
     assert (settings.threads, settings.pixels_at_once) == (3, 77)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"scales": ()}, {"scales": (0.0,)}, {"threads": 0}, {"pixels_at_once": -1}]
+)
+def test_scales_and_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        CamPredictor(stand_in_model(), **wrong)
+
+
 def test_an_accelerator_gets_the_pixels_that_its_memory_holds(monkeypatch):
     monkeypatch.setattr(settings_module, "find_device", lambda: "gpu")
     monkeypatch.setattr(settings_module, "_accelerator_memory", lambda: 16 << 30)

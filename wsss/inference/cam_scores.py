@@ -11,12 +11,15 @@ import numpy as np
 from wsss.ops.interpolation import interpolation_matrix, upsampling_matrix
 
 
-def scaled_size(size, scale):
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Size `(height, width)` of an image at a scale: rounded half to even as published, at least 1."""
-    return tuple(max(1, round(side * scale)) for side in size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
-def merge_scales(cams: Sequence[np.ndarray], scaled_sizes: Sequence[tuple[int, int]], size: tuple[int, int]):
+def merge_scales(
+    cams: Sequence[np.ndarray], scaled_sizes: Sequence[tuple[int, int]], size: tuple[int, int]
+) -> np.ndarray:
     """Sums the CAMs of several scales at the image's own size.
 
     The published loop resizes each scale's map and each mirrored map twice, for all classes. Interpolation is
@@ -44,9 +47,8 @@ def merge_scales(cams: Sequence[np.ndarray], scaled_sizes: Sequence[tuple[int, i
     return np.concatenate(rows, axis=2) @ np.concatenate(columns, axis=1).T
 
 
-def normalize_scores(summed, epsilon=1e-5):
-    """Scores in [0, 1] from summed CAMs: negative values cut, then each class stretched from its minimum to
-    its maximum.
+def normalize_scores(summed: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
+    """Scores in [0, 1] from summed CAMs: the positive part, min-max normalized for each class.
 
     Pixels within `epsilon` of the minimum become zero, where the published code lets them be slightly
     negative (a class that is zero everywhere: -1); no threshold in [0, 1] tells the difference.
@@ -66,7 +68,9 @@ def normalize_scores(summed, epsilon=1e-5):
     return scores
 
 
-def background_scores(scores, threshold=None, alpha=None):
+def background_scores(
+    scores: np.ndarray, threshold: float | None = None, alpha: float | None = None
+) -> np.ndarray:
     """Score of the background at each pixel: a constant, or `(1 - max_c scores_c) ** alpha`.
 
     Source of the second: Ahn & Kwak, CVPR 2018, section 3.1.
@@ -93,22 +97,22 @@ def background_scores(scores, threshold=None, alpha=None):
     return (1 - strongest).astype(np.float32) ** np.float32(alpha)
 
 
-def mask_from_scores(scores, keys, background):
+def mask_from_scores(scores: np.ndarray, class_ids: Sequence[int], background: np.ndarray) -> np.ndarray:
     """The label of the highest score at each pixel; ties go to the background, then to the smaller class.
 
     Args:
         scores: float array `(classes, height, width)`.
-        keys: 0-based class ids of the rows of `scores`, ascending; the mask holds `key + 1`.
+        class_ids: 0-based, of the rows of `scores`, ascending; the mask holds `class_id + 1`.
         background: float array `(height, width)`.
 
     Returns:
         uint8 array `(height, width)`, 0 = background.
     """
-    labels = np.concatenate([[0], np.asarray(keys, np.int64) + 1]).astype(np.uint8)
+    labels = np.concatenate([[0], np.asarray(class_ids, np.int64) + 1]).astype(np.uint8)
     return labels[np.concatenate([background[None], scores]).argmax(axis=0)]
 
 
-def mean_of_cells(scores, cells):
+def mean_of_cells(scores: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
     """Scores on a coarser grid: the mean over each square cell, with zeros beyond the right and bottom edge.
 
     Args:
@@ -125,7 +129,7 @@ def mean_of_cells(scores, cells):
     return padded.reshape(len(scores), h, rows, w, columns).mean(axis=(2, 4))
 
 
-def enlarge_cells(scores, size):
+def enlarge_cells(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Undoes `mean_of_cells` up to its blur: half-pixel bilinear interpolation, cut to the image.
 
     Args:

@@ -74,6 +74,7 @@ class CamPredictor:
 
     Raises:
         UserError: the model has no such parts, or accepts one image size only, or not three channels.
+        ValueError: a scale or a setting is out of range.
 
     Example:
         >>> predictor = CamPredictor(load_model("runs/seam-1"), scales=(0.5, 1.0, 1.5, 2.0))  # doctest: +SKIP
@@ -99,6 +100,8 @@ class CamPredictor:
         from wsss.inference.fuse_batch_norm import optimize_for_inference
         from wsss.inference.tiling.tile import activation_bytes_per_pixel
 
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"`scales` must be positive numbers, at least one. Received: {scales}.")
         self._network = optimize_for_inference(_joint_network(model, cam))
         self._bytes_per_pixel = activation_bytes_per_pixel(self._network)
         self.classes = int(model.classifier.output_shape[-1])

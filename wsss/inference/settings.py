@@ -31,6 +31,15 @@ class InferenceSettings:
     max_compiled_sizes: int = 16
     max_activation_memory: int | None = None
 
+    def __post_init__(self):
+        for name in ("pixels_at_once", "threads", "max_compiled_sizes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
+        if self.max_activation_memory is not None and self.max_activation_memory < 0:
+            raise ValueError(
+                f"`max_activation_memory` must not be negative. Received: {self.max_activation_memory}."
+            )
+
 
 def choose_settings(bytes_per_pixel: float, **overrides) -> InferenceSettings:
     """The settings for the device that Keras's backend computes on.
