@@ -9,6 +9,7 @@ in [0, 1] (the network normalises), so padding is by the colour that normalises 
 operations nothing is rounded to 8 bits.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -219,8 +220,7 @@ def jitter_colours(image, factors, order):
     unchanged = tf.equal(factors, [1.0, 1.0, 1.0, 0.0])
     for position in range(4):
         index = order[position]
-        branches = [lambda image=image, operation=operation: operation(image) for operation in operations]
-        branches.append(lambda image=image: image)
+        branches = [functools.partial(operation, image) for operation in (*operations, tf.identity)]
         image = tf.switch_case(tf.where(unchanged[index], 4, index), branches)
     return tf.reshape(image, shape)
 

@@ -60,7 +60,9 @@ def read_coco(directory: str) -> Source:
     short = [name.rstrip("0123456789") or name for name in names]
     splits = short if len(set(short)) == len(short) else names
     files = [_read_file(path) for path in paths]
-    items, problems, notes = [], [], []
+    items: list[Item] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
     for name, split, content in zip(names, splits, files):
         if content.categories != files[0].categories:
             raise UserError(f"{content.path} has other categories than {paths[0]}.")
@@ -330,7 +332,8 @@ def _decompress(text):
 
     From the third on a number is the difference to the one before last.
     """
-    counts, value, shift = [], 0, 0
+    counts: list[int] = []
+    value = shift = 0
     for character in text.encode("ascii"):
         bits = character - 48
         value |= (bits & 0x1F) << shift

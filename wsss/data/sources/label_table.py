@@ -83,9 +83,9 @@ def parse_class_names(text):
         UserError: no name, a name twice, or numbers that do not count up.
     """
     names = [line.strip() for line in text.splitlines() if line.strip()]
-    numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", name) for name in names]
-    if names and all(numbered):
-        numbered = [match for match in numbered if int(match[1]) != IGNORE]
+    matches = [re.fullmatch(r"(\d+)[\s,:]+(.+)", name) for name in names]
+    if names and all(matches):
+        numbered = [match for match in matches if match and int(match[1]) != IGNORE]
         first = int(numbered[0][1]) if numbered else 0
         numbers = [int(match[1]) for match in numbered]
         if first > 1 or numbers != list(range(first, first + len(numbers))):
@@ -383,7 +383,7 @@ def _parse_list(content):
 
 def _merge_spellings(spellings):
     """`(class names, spellings that were counted as another)`: the most frequent spelling names the class."""
-    by_key = {}
+    by_key: dict[str, str] = {}
     for name, _ in sorted(spellings.items(), key=lambda pair: (-pair[1], pair[0])):
         by_key.setdefault(_key(name), name)
     return tuple(sorted(by_key.values())), spellings.keys() - set(by_key.values())
