@@ -10,8 +10,9 @@ from tests.data.sources.test_folder import coco_content, voc_devkit, write
 from tests.data.test_dataset import write_collection
 from tests.data.test_images import encoded, oriented, picture
 from wsss.common import io
-from wsss.data.dataset import open_collection
+from wsss.data.dataset import Record, format_example, open_collection, shard_name, write_metadata
 from wsss.data.images import encode_mask
+from wsss.data.tfrecord import read_records, write_records
 from wsss.prepare import main
 
 
@@ -388,3 +389,52 @@ def test_masks_that_contradict_the_tags_are_refused_before_anything_is_written(t
     prepare(*arguments, "--output", tmp_path / "out", code=2)
     assert "2 of 2 images contradict" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def tfds_collection(directory, *shards, classes=("cat", "dog")):
+    """A collection of shards of `(image id, labels)`."""
+    lengths, size = [len(shard) for shard in shards], 0
+    for index, shard in enumerate(shards):
+        records = [Record(image_id, encoded(picture()), labels, 7, 12) for image_id, labels in shard]
+        path = directory / shard_name("things", "train", index, len(shards))
+        size += write_records(path, map(format_example, records))[1]
+    write_metadata(
+        str(directory),
+        name="things",
+        class_names=classes,
+        shard_lengths={"train": lengths},
+        split_bytes={"train": size},
+        has_masks=False,
+    )
+
+
+def test_image_ids_that_occur_again_are_made_unique_and_counted(tmp_path, capsys):
+    shards = [[("same", ()), ("other", ()), ("same", (0,))], [("same", (1,)), ("same__2", ()), ("x", ())]]
+    tfds_collection(tmp_path / "in", *shards)
+    prepare("--tfds", tmp_path / "in", "--output", tmp_path / "out")
+    records = list(open_collection(tmp_path / "out").read("train"))
+    assert [record.image_id for record in records] == ["same", "other", "same__3", "same__4", "same__2", "x"]
+    assert [record.labels for record in records] == [(), (), (0,), (1,), (), ()]
+    assert "made unique as ID__2: 2, such as same" in capsys.readouterr().out
+
+
+def test_fewer_records_than_the_metadata_says_are_noticed(tmp_path):
+    tfds_collection(tmp_path / "in", [("a", ()), ("b", ())], [("c", ())])
+    first, second = sorted((tmp_path / "in").glob("*tfrecord*"))
+    records = list(read_records(first))
+    write_records(first, records[:1])
+    second.unlink()
+    prepare("--tfds", tmp_path / "in", "--output", tmp_path / "out")
+    assert open_collection(tmp_path / "out").split_sizes == {"train": 1}
+    listed = {(error["id"], error["reason"]): error["detail"] for error in errors(tmp_path / "out")}
+    assert listed[first.name, "wrong_count"] == "It gave 1 records; the metadata says 2."
+    assert (second.name, "missing") in listed
+
+
+def test_labels_beyond_the_classes_are_counted_and_listed(tmp_path):
+    tfds_collection(tmp_path / "in", [("a", (0,)), ("b", (1, 7)), ("c", (1,))])
+    prepare("--tfds", tmp_path / "in", "--output", tmp_path / "out")
+    assert [record.image_id for record in open_collection(tmp_path / "out").read("train")] == ["a", "c"]
+    (error,) = errors(tmp_path / "out")
+    assert "Image b has the label 7, beyond the 2 classes 0..1." in error["detail"]
+    assert io.read_json(tmp_path / "out" / "summary.json")["refused"] == {"wrongly_labelled": 1}

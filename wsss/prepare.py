@@ -148,6 +148,16 @@ def prepare(options, beam_argv=()):
         _ = pipeline | beam.Create(plans) | shards.WriteShards()
         pipeline.run().wait_until_finish()
     results = shards.read_results(plans)
+    repeated, renamed = shards.rename_duplicates(plans, results)
+    if repeated:
+        pipeline = make_pipeline(beam_argv)
+        _ = pipeline | beam.Create(repeated) | shards.WriteShards()
+        pipeline.run().wait_until_finish()
+        results = shards.read_results(plans)
+        notes = [
+            *notes,
+            f"image ids that occur again, made unique as ID__2: {len(renamed)}, such as {renamed[0]}",
+        ]
     problems = sorted({*problems, *(problem for result in results for problem in result.problems)})
     lines = (json.dumps(problem._asdict(), ensure_ascii=False) + "\n" for problem in problems)
     io.write_text(io.join(output, "errors.jsonl"), "".join(lines))

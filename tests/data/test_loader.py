@@ -1,5 +1,6 @@
 """`wsss.data.loader`: decoding, batches, determinism."""
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_what_preparation_accepts_training_decodes_to_the_same_pixels(tmp_path, 
     dataset = training_dataset(small_collection(tmp_path, [data]), "train", **{**PLAIN, "batch_size": 1})
     ((batch, _),) = take(dataset, 1)
     np.testing.assert_allclose(batch[0] * 255, images.decode_image(data), atol=1e-3)
+
+
+def test_an_image_with_a_label_beyond_the_classes_is_skipped_and_named(tmp_path, caplog):
+    collection = small_collection(tmp_path, [encoded(images.Image.new("RGB", (8, 8)))] * 3)
+    fewer = dataclasses.replace(collection, class_names=("a", "b"))
+    batches = take(training_dataset(fewer, "train", **{**PLAIN, "batch_size": 2}), 3)
+    assert all(labels.sum() == 2 for _, labels in batches)
+    assert [message.split("`")[1] for message in caplog.messages] == ["i2"]
 
 
 def test_a_collection_without_a_readable_image_is_refused(tmp_path):

@@ -123,8 +123,18 @@ class Collection:
         return fingerprint.combine((*self.class_names, *splits, *contents))
 
     def parse(self, serialized, fallback_id=None):
-        """The `Record` in a serialised example of this collection; see `parse_example`."""
-        return parse_example(serialized, self.keys, fallback_id)
+        """The `Record` in a serialized example of this collection; see `parse_example`.
+
+        Raises:
+            ValueError: the bytes are no such example.
+            BadImage: the image cannot be read, or a label is beyond the classes.
+        """
+        record = parse_example(serialized, self.keys, fallback_id)
+        if record.labels and record.labels[-1] >= len(self.class_names):
+            detail = f"Image {record.image_id} has the label {record.labels[-1]}, beyond the "
+            detail += f"{len(self.class_names)} classes 0..{len(self.class_names) - 1}."
+            raise images.BadImage("wrongly_labelled", detail, "Correct the data set.")
+        return record
 
     def read_shard(self, path):
         """Yields the `Record`s of one shard, in order."""
@@ -144,7 +154,7 @@ def shard_name(name, split, shard, shards):
 
 
 def format_example(record):
-    """Serialises a `Record`; equal records give equal bytes."""
+    """Serializes a `Record`; equal records give equal bytes."""
     features = {
         "image": record.image_bytes,
         "image_id": record.image_id.encode(),
@@ -159,7 +169,7 @@ def format_example(record):
 
 
 def parse_example(serialized, keys=None, fallback_id=None):
-    """The `Record` in a serialised example.
+    """The `Record` in a serialized example.
 
     Args:
         serialized: bytes of a `tf.train.Example`.
@@ -177,6 +187,13 @@ def parse_example(serialized, keys=None, fallback_id=None):
         raise ValueError(
             f"The example lacks the feature `{missing[0]}`. It has: {', '.join(sorted(features))}."
         )
+    try:
+        return _record(features, keys, fallback_id)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"A feature of the example is malformed: {type(error).__name__} {error}.") from error
+
+
+def _record(features, keys, fallback_id):
     image_bytes = features[keys.image][0]
     image_id = _text(features[keys.image_id][0]) if keys.image_id else fallback_id
     if image_id is None:

@@ -202,8 +202,10 @@ def _decoder(collection, skipped, with_masks):
     """
     classes = len(collection.class_names)
 
-    def decode(index, image_id, image_bytes, orientation, mask_bytes):
+    def decode(index, image_id, image_bytes, orientation, mask_bytes, labels):
         try:
+            if len(labels) and max(labels) >= classes:
+                raise images.BadImage("wrongly_labelled", f"It has the label {max(labels)}.", "Correct it.")
             image = images.decode_image(image_bytes, int(orientation))
             mask = images.decode_mask(mask_bytes) if with_masks else _NO_PIXELS
             if with_masks and mask.shape != image.shape[:2]:
@@ -216,7 +218,8 @@ def _decoder(collection, skipped, with_masks):
     def decode_record(index, serialized):
         features = _parse(collection, serialized, with_masks=with_masks)
         image_id = features.get("image_id", tf.strings.as_string(index))
-        arguments = (index, image_id, features["image"], features["orientation"], features.get("mask", b""))
+        names = ("image", "orientation", "mask", "labels")
+        arguments = (index, image_id, *(features.get(name, b"") for name in names))
         usable, image, mask = tf.numpy_function(decode, arguments, (tf.bool, tf.uint8, tf.uint8))
         usable, image = tf.ensure_shape(usable, ()), tf.ensure_shape(image, (None, None, 3))
         if with_masks:

@@ -6,10 +6,10 @@ any runner. A shard is written by one call, atomically: a repeated one writes th
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 
 import apache_beam as beam
 import numpy as np
@@ -20,7 +20,7 @@ from wsss.data.images import BadImage
 from wsss.data.sources.base import Item, Problem
 from wsss.data.sources.folder import hash_fraction, make_record
 from wsss.data.sources.mask_coding import MaskCoding
-from wsss.data.tfrecord import write_records
+from wsss.data.tfrecord import read_records, write_records
 from wsss.pipeline import progress
 
 _THREADS = 8
@@ -40,6 +40,7 @@ class ShardResult:
         without_mask: int, records whose mask is 255 throughout.
         class_images: dict of class (as str, for JSON) to the number of records that it labels.
         class_pixels: dict of the mask's number (as str) to that of pixels.
+        image_ids: list of str, the records' ids, of a shard that comes from another collection's.
         problems: list of `Problem`.
     """
 
@@ -50,6 +51,7 @@ class ShardResult:
     without_mask: int = 0
     class_images: Counter = field(default_factory=Counter)
     class_pixels: Counter = field(default_factory=Counter)
+    image_ids: list = field(default_factory=list)
     problems: list = field(default_factory=list)
 
 
@@ -108,6 +110,8 @@ def plan_collection(collection, directory, name, max_pixels):
                 "max_pixels": max_pixels,
                 "collection": collection.directory,
                 "shard": path,
+                "records": collection.shard_lengths[split][shard],
+                "new_ids": {},
             }
             paths.append(_write_plan(directory, plan))
     return paths
@@ -117,9 +121,39 @@ def write_shard(plan_path):
     """Carries out one plan: reads and checks its images, writes the shard and the `ShardResult`."""
     plan = io.read_json(plan_path)
     result = ShardResult(plan["split"], plan["output"])
-    found = _read_collection(plan) if "collection" in plan else _read_items(plan)
+    found = _rename(_read_collection(plan), plan, result) if "collection" in plan else _read_items(plan)
     result.count, result.size = write_records(plan["output"], _count(found, result))
     io.write_json(plan_path.removesuffix(_PLAN) + _RESULT, vars(result))
+
+
+def rename_duplicates(plan_paths, results):
+    """Finds image ids that a split holds more than once, and plans new ones: `ID__2`, `ID__3` and so on.
+
+    Args:
+        plan_paths: the plans that were carried out.
+        results: their `ShardResult`s.
+
+    Returns:
+        `(plans to carry out again, the images' old ids)`; both are empty where every id is unique.
+    """
+    taken, new_ids, renamed = defaultdict(set), defaultdict(dict), []
+    for result in results:
+        taken[result.split].update(result.image_ids)
+    seen = defaultdict(Counter)
+    for path, result in zip(plan_paths, results):
+        for position, image_id in enumerate(result.image_ids):
+            seen[result.split][image_id] += 1
+            if seen[result.split][image_id] > 1:
+                numbers = count(seen[result.split][image_id])
+                new_id = next(
+                    name for name in (f"{image_id}__{n}" for n in numbers) if name not in taken[result.split]
+                )
+                taken[result.split].add(new_id)
+                new_ids[path][str(position)] = new_id
+                renamed.append(image_id)
+    for path, names in new_ids.items():
+        io.write_text(path, json.dumps({**io.read_json(path), "new_ids": names}))
+    return list(new_ids), renamed
 
 
 def read_results(plan_paths):
@@ -145,7 +179,7 @@ def _write_plan(directory, plan):
 
 
 def _count(found, result):
-    """Serialises the records among what was found, and keeps count of all."""
+    """Serializes the records among what was found, and keeps count of all."""
     for record in found:
         progress.tick()
         if isinstance(record, Problem):
@@ -198,13 +232,39 @@ def _check(item, image_bytes, mask_bytes, plan):
 
 
 def _read_collection(plan):
+    """Yields the `Record`s of a shard of another collection, and a `Problem` for each that is of no use."""
+    collection, name = open_collection(plan["collection"]), plan["shard"].rsplit("/", 1)[-1]
+    found = 0
     try:
-        for record in open_collection(plan["collection"]).read_shard(plan["shard"]):
-            item = Item(record.image_id, plan["split"], record.labels, "")
-            yield _check(item, record.image_bytes, record.mask_bytes, plan)
+        for serialized in read_records(plan["shard"]):
+            fallback_id = f"{name}__{found}"
+            found += 1
+            try:
+                record = collection.parse(serialized, fallback_id)
+            except BadImage as error:
+                yield Problem(fallback_id, "table", error.reason, error.detail, error.remedy)
+            except ValueError as error:
+                yield Problem(fallback_id, "table", "corrupt", f"{error}", "Correct the data set.")
+            else:
+                item = Item(record.image_id, plan["split"], record.labels, "")
+                yield _check(item, record.image_bytes, record.mask_bytes, plan)
+    except FileNotFoundError:
+        yield Problem(name, "table", "missing", "The shard is missing.", "Fetch the data set again.")
     except ValueError as error:  # no record can be read behind a damaged one
-        name = plan["shard"].rsplit("/", 1)[-1]
         yield Problem(name, "table", "corrupt", f"{error}", "Fetch the data set again.")
+    if found != plan["records"]:
+        detail = f"It gave {found} records; the metadata says {plan['records']}."
+        yield Problem(name, "table", "wrong_count", detail, "Fetch the data set again.")
+
+
+def _rename(found, plan, result):
+    """Passes on what was found; records get the ids that are planned for their positions."""
+    for outcome in found:
+        if not isinstance(outcome, Problem):
+            new_id = plan["new_ids"].get(str(len(result.image_ids)), outcome.image_id)
+            result.image_ids.append(outcome.image_id)
+            outcome = replace(outcome, image_id=new_id)
+        yield outcome
 
 
 def total_counts(results):

@@ -183,6 +183,8 @@ def _read_collection(shard, collection):
                 yield collection.parse(serialized, fallback_id=image_id)
             except (ValueError, KeyError) as error:
                 yield Failure.of(shard.name, image_id, "read", error)
+        if count < shard.images:
+            raise ValueError(f"{name} holds {count} records; the metadata says {shard.images}.")
     except (FileNotFoundError, ValueError) as error:  # the rest of the file is lost: a line for each image
         for index in range(count, shard.images):
             yield Failure.of(shard.name, f"{name}__{index}", "read", error)
