@@ -118,6 +118,18 @@ def test_what_does_not_fit_is_one_line(tmp_path, truth, capsys, monkeypatch, fla
     assert error.count("\n") == 1
 
 
+def test_an_evaluation_goes_into_a_folder_of_its_own(tmp_path, truth, capsys):
+    other = write_masks(tmp_path / "predicted", PREDICTED)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text("of somebody else")
+    assert evaluate(tmp_path, other, truth) == (2, None)
+    assert "which wsss did not write" in capsys.readouterr().err
+    assert (tmp_path / "evaluation" / "metrics.json").read_text() == "of somebody else"
+    (tmp_path / "evaluation" / "metrics.json").unlink()
+    for _ in range(2):
+        assert evaluate(tmp_path, other, truth)[0] == 0
+
+
 def test_without_names_of_the_classes_they_are_asked_for(tmp_path, truth, capsys):
     assert main(["--predictions", truth, "--truth", truth]) == 2
     assert "--classes" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import time
 from wsss.common import cli, io
 from wsss.common.errors import program
 from wsss.common.output_folder import claim
+from wsss.pipeline.report import read_summary
 
 MODELS = {
     "classifier": "plain classifier, the baseline: the same network on the classification loss alone",
@@ -49,7 +50,8 @@ def main(argv=None):
         code = train(data, run, model, options) or make_masks(run, masks, model)
         if code:
             return code
-        miou[model] = io.read_json(io.join(masks, "metrics.json"))["miou"]
+        metrics = read_summary(masks)[1]
+        miou[model] = metrics.miou if metrics else 0.0
     report = io.join(options.output, "report.html")
     io.copy(io.join(masks, "report.html"), report)
     print("\nmIoU of the masks, training images, true tags given, no refinement:")

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from wsss.common import cli
 from wsss.common.errors import UserError, program
-from wsss.pipeline.evaluation import class_names_of, evaluate, open_masks, summarize, write_metrics
+from wsss.pipeline.evaluation import (
+    claim_output,
+    class_names_of,
+    evaluate,
+    open_masks,
+    summarize,
+    write_metrics,
+)
 
 IGNORED_PREDICTION = ("wrong", "skip", "background")
 
@@ -53,6 +60,9 @@ class Options(cli.Options):
 def main(argv=None):
     """Compares predictions with the truth, prints the metrics and writes them where `--output` says."""
     options = Options(**vars(make_parser().parse_args(argv)))
+    output = None
+    if options.output:
+        output = claim_output(options.output, (options.predictions, options.truth))
     truth = open_masks(options.truth, options.split)
     predictions = open_masks(options.predictions, options.split, scores_too=True)
     if not truth.by_id:
@@ -71,8 +81,8 @@ def main(argv=None):
         evaluation, names, options.background_threshold, options.ignored_prediction, options.absent
     )
     _print_metrics(metrics)
-    if options.output:
-        write_metrics(options.output, metrics)
+    if output:
+        write_metrics(output, metrics)
     return 0
 
 

@@ -126,7 +126,7 @@ def prepare(options, beam_argv=()):
     import apache_beam as beam
 
     from wsss.pipeline import progress
-    from wsss.pipeline.runner import make_pipeline
+    from wsss.pipeline.runner import make_pipeline, run
     from wsss.pipeline.stages import collection as shards
 
     pipeline = make_pipeline(beam_argv)  # a wrong flag shows before the work
@@ -146,7 +146,7 @@ def prepare(options, beam_argv=()):
         problems, notes = source.problems, source.notes + coding_notes
     with progress.shown(images) as bar, progress.listen(bar.update):
         _ = pipeline | beam.Create(plans) | shards.WriteShards()
-        pipeline.run().wait_until_finish()
+        run(pipeline)
     results = shards.read_results(plans)
     repeated, renamed = shards.rename_duplicates(plans, results)
     if repeated:

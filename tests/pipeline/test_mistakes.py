@@ -1,5 +1,6 @@
 """What is wrong with the images costs those images, what is wrong with the command one line."""
 
+import errno
 import json
 import shutil
 
@@ -105,3 +106,56 @@ def test_a_run_whose_data_is_gone_asks_for_other_data(run, tmp_path, capsys):
 
 def test_the_presets_of_the_crf_are_those_that_there_are():
     assert tuple(PRESETS) == CRF_PRESETS
+
+
+def failing_writes(monkeypatch, error):
+    """Makes each writing of a mask raise an error."""
+    write_bytes = io.write_bytes
+
+    def write(path, data):
+        if "/masks/" in str(path):
+            raise error
+        write_bytes(path, data)
+
+    monkeypatch.setattr(io, "write_bytes", write)
+
+
+def test_a_full_disk_ends_the_job_in_one_line_and_the_same_command_goes_on(
+    labels, run, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patched:
+        failing_writes(patched, OSError(errno.ENOSPC, "No space left on device", "labels/masks/a.png"))
+        assert label(tmp_path / "labels", run) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("E0000")]
+    assert line.startswith("error: labels/masks/a.png: No space left on device.")
+    assert not list((tmp_path / "labels").glob("manifests/*"))
+    assert label(tmp_path / "labels", run) == 0
+    assert tree(tmp_path / "labels") == tree(labels)
+
+
+def test_an_interrupt_in_a_worker_ends_the_job_in_one_line(run, tmp_path, monkeypatch, capsys):
+    failing_writes(monkeypatch, KeyboardInterrupt())
+    assert label(tmp_path / "labels", run) == 130
+    captured = capsys.readouterr()
+    assert "the same command resumes" in captured.out
+    assert "Traceback" not in captured.err
+
+
+def test_a_folder_with_files_of_others_is_no_output(run, tmp_path, capsys):
+    (tmp_path / "labels" / "masks").mkdir(parents=True)
+    (tmp_path / "labels" / "masks" / "image_00.png").write_bytes(b"drawn by hand")
+    for flags in ((), ("--overwrite",)):
+        assert label(tmp_path / "labels", run, *flags) == 2
+        assert "which wsss did not write" in capsys.readouterr().err
+    assert (tmp_path / "labels" / "masks" / "image_00.png").read_bytes() == b"drawn by hand"
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--output_format", "tfrecord", "--overwrite")])
+def test_the_collection_that_is_read_is_never_the_output(run, records, tmp_path, capsys, flags):
+    write_collection(str(tmp_path / "data"), records)
+    before = tree(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for output in (tmp_path / "data", tmp_path / "link"):
+        assert label(output, run, "--data", str(tmp_path / "data"), *flags) == 2
+        assert "is also the input" in capsys.readouterr().err
+    assert tree(tmp_path / "data") == before

@@ -190,7 +190,7 @@ def test_scores_walk_between_the_edges_of_an_irnet(labels, run, tmp_path, tmp_pa
 
 
 @pytest.mark.slow
-def test_labels_for_an_affinity_network_are_a_collection_with_undecided_pixels(run, records, tmp_path):
+def test_labels_for_an_affinity_network_are_a_collection_with_ignored_pixels(run, records, tmp_path):
     flags = ("--write", "affinity_labels", "--output_format", "tfrecord")
     assert label(tmp_path, run, *flags) == 0
     found = {

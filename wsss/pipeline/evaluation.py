@@ -12,6 +12,7 @@ from tqdm import tqdm
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
+from wsss.common.output_folder import OutputFolder, claim
 from wsss.data.dataset import open_collection
 from wsss.data.images import BadImage, decode_mask
 from wsss.data.sources.folder import read_class_names
@@ -26,6 +27,8 @@ from wsss.metrics import (
 )
 from wsss.pipeline.output import MASKS, LabelSettings, decode_scores, file_name, image_id_of
 from wsss.pipeline.report import plot_curve
+
+_OWNED = ("metrics.json", "classes.csv", "threshold_curve.csv", "threshold_curve.png")
 
 
 @dataclass(frozen=True)
@@ -245,13 +248,28 @@ def _read_settings(folder: str) -> LabelSettings | None:
     return LabelSettings.from_json(io.read_json(path), path) if io.exists(path) else None
 
 
-def write_metrics(folder: str, metrics: Mapping[str, Any]) -> None:
-    """Writes `metrics.json`, `classes.csv` and, of scores, the threshold curve as `.csv` and `.png`.
+def claim_output(folder: str, inputs: Sequence[str]) -> OutputFolder:
+    """Checks that an evaluation may be written to a folder, which holds nothing else.
 
     Args:
         folder: local or remote.
+        inputs: paths of predictions and truth.
+
+    Raises:
+        UserError: the folder is an input, or holds other files.
+    """
+    return claim(folder, "evaluation", owned=_OWNED, inputs=inputs)
+
+
+def write_metrics(output: OutputFolder, metrics: Mapping[str, Any]) -> None:
+    """Writes `metrics.json`, `classes.csv` and, of scores, the threshold curve as `.csv` and `.png`.
+
+    Args:
+        output: from `claim_output`.
         metrics: from `summarize`.
     """
+    output.begin(clear=True)
+    folder = output.work
     io.write_json(io.join(folder, "metrics.json"), metrics)
     rows = [("class", "iou", *Counts._fields)]
     rows += [(name, *row.values()) for name, row in metrics["classes"].items()]

@@ -36,7 +36,7 @@ def make_pseudo_labels(
     Args:
         options: `Options`.
         beam_argv: Beam's flags.
-        announce: is told in a line what the job found out before its long work.
+        announce: function of a line of text, called with what is known before the long work begins.
 
     Returns:
         `LabelResult`.

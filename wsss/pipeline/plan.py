@@ -1,4 +1,4 @@
-"""What is left to do: shards that no manifest tells to be finished, and outputs that belong to no image."""
+"""Planning: shards without a current manifest are labeled, outputs without an image are removed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

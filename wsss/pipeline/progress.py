@@ -1,4 +1,4 @@
-"""How many images are done, told to the program in whose process a pipeline runs, and by it to the user.
+"""Progress of a pipeline: images done are counted in its process and shown to the user.
 
 Workers in other processes have no listener: there, progress shows when a wave of shards ends.
 """

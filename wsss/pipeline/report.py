@@ -217,12 +217,12 @@ def _pictures(previews, has_truth):
     if not previews:
         return ""
     columns = ["image", "strongest class score", "pseudo label", *(["true mask"] if has_truth else [])]
-    figures = [
+    pictures = [
         f'<figure><img alt="" src="{_embed(io.read_bytes(path))}">'
         f"<figcaption>{_text(path.rsplit('/previews/', 1)[-1].removesuffix('.png'))}</figcaption></figure>"
         for path in previews
     ]
-    return f"<h2>Examples: {', '.join(columns)}</h2>\n" + "\n".join(figures)
+    return f"<h2>Examples: {', '.join(columns)}</h2>\n" + "\n".join(pictures)
 
 
 def _curve(metrics):

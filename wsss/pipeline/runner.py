@@ -21,7 +21,7 @@ from wsss.common.cli import Parser, unknown_flag
 from wsss.common.errors import UserError
 
 _LOCAL_RUNNERS = frozenset({"direct", "fnapi"})
-# What Beam warns of in every local run, though nothing is amiss; of workers the second logger tells it.
+# Warnings of Beam in every local run, though nothing is amiss; those of workers come from the second logger.
 _LOGGERS = (None, "apache_beam.runners.portability.local_job_service")
 _NOTES = (
     "Resource module is not available",  # of each model, where torch is not installed

@@ -43,7 +43,7 @@ class CamModelHandler(ModelHandler):
 
     Args:
         model_path: `.keras` file, local or remote.
-        model_hash: tells apart two models that lay at the same path.
+        model_hash: of the file, which distinguishes two models that lay at the same path.
         predictor_options: `(name, value)` pairs, the keyword arguments of `CamPredictor`.
         resource_hints: of the stage, such as `{"accelerator": "type:nvidia-l4;count:1"}`.
     """

@@ -194,8 +194,8 @@ def _read_images(shard):
     for image_id, path in shard.image_paths:
         try:
             data = io.read_bytes(path)
-            facts = inspect_image(data)
-            yield Record(image_id, data, (), facts.height, facts.width, facts.orientation)
+            size = inspect_image(data)
+            yield Record(image_id, data, (), size.height, size.width, size.orientation)
         except BadImage as error:
             yield Failure.of(shard.name, image_id, "decode", error)
         except (FileNotFoundError, PermissionError, MemoryError) as error:
