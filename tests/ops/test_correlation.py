@@ -225,3 +225,26 @@ def test_no_operation_is_compiled_anew_for_each_size_of_image():
     operations = {node.op for function in graph.library.function for node in function.node_def}
     assert any("MatMul" in name for name in operations)
     assert not {name for name in operations if name.startswith("Xla")}
+
+
+@pytest.mark.parametrize(("devices", "loops"), [(["cpu:0"], True), (["cpu:0", "gpu:0"], False)])
+def test_an_accelerator_takes_one_block_without_a_loop(devices, loops, monkeypatch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("reads TensorFlow's graph")
+    import tensorflow as tf
+
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
+    monkeypatch.setattr("wsss.ops.correlation.CPU_BLOCK_ELEMENTS", 10_000)
+    cam, feature = inputs(size=(20, 20), batch=1)
+
+    @tf.function
+    def refine_with_gradient(cam, feature):
+        with tf.GradientTape() as tape:
+            tape.watch(feature)
+            refined = pixel_correlation(cam, feature)
+        return refined, tape.gradient(refined, feature)
+
+    graph = refine_with_gradient.get_concrete_function(*map(tf.constant, (cam, feature))).graph
+    assert any("While" in op.type for op in graph.get_operations()) == loops
+    refined, _ = refine_with_gradient(cam, feature)
+    np.testing.assert_allclose(refined, plain_correlation(cam, feature), atol=2e-6)

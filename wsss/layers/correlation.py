@@ -27,16 +27,23 @@ class PixelCorrelation(layers.Layer):
         epsilon: > 0, against division by zero.
         max_positions: the similarity of all pairs is computed on at most this many cells; larger features are
             resized to a grid of that many, and the result back. The cost grows with the square.
+        block_elements: > 0, similarities held at once, see `pixel_correlation`. None: by the device.
 
     Returns:
         float (batch, height, width, 1 + classes) at the size of `feature`, background in channel 0.
     """
 
-    def __init__(self, epsilon=1e-5, max_positions=12288, **kwargs):
+    def __init__(
+        self,
+        epsilon: float = 1e-5,
+        max_positions: int = 12288,
+        block_elements: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if max_positions < 1:
             raise ValueError(f"`max_positions` must be positive. Received: {max_positions}.")
-        self.epsilon, self.max_positions = epsilon, max_positions
+        self.epsilon, self.max_positions, self.block_elements = epsilon, max_positions, block_elements
 
     def call(self, inputs):
         cam, feature = inputs
@@ -44,7 +51,7 @@ class PixelCorrelation(layers.Layer):
         grid = _grid_of_at_most(size, self.max_positions)
         feature = resize_bilinear(feature, grid, align_corners=True)
         cam = ops.stop_gradient(strongest_class(ops.cast(cam, "float32"), self.epsilon))
-        refined = pixel_correlation(cam, feature, epsilon=self.epsilon)
+        refined = pixel_correlation(cam, feature, self.epsilon, self.block_elements)
         return resize_bilinear(refined, size, align_corners=True)
 
     def compute_output_shape(self, input_shapes):
@@ -56,7 +63,12 @@ class PixelCorrelation(layers.Layer):
         return keras.KerasTensor(shape, dtype="float32")
 
     def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon, "max_positions": self.max_positions}
+        own = {
+            "epsilon": self.epsilon,
+            "max_positions": self.max_positions,
+            "block_elements": self.block_elements,
+        }
+        return {**super().get_config(), **own}
 
 
 def strongest_class(cam, epsilon=1e-5):
