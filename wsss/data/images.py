@@ -199,7 +199,7 @@ def mask_content(data: bytes) -> tuple[frozenset | None, dict | None]:
         pixels = _load_mask(image, data)
         codes = _color_codes(image) if image.mode in _COLORED else None
         mode = image.mode
-    if mode not in _NUMBERED:
+    if codes is not None and mode not in _NUMBERED:
         colors = dict(enumerate(_color(code) for code in np.unique(codes).tolist()))
         return None, colors
     values, places = np.unique(pixels, return_index=True)

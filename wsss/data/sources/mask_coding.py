@@ -140,7 +140,8 @@ def _needs_colors(masks, palette):
     numbers = {color: number for number, color in palette.items()}
     reordered = any(mask.values is None for mask in colored)
     known = True
-    seen, differing = {}, None
+    seen: dict[tuple, int] = {}
+    differing = None
     for mask in colored:
         known &= all(color in numbers for color in mask.colors.values())
         if mask.values is None:

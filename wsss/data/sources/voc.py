@@ -110,7 +110,7 @@ def _read_lists(root, known):
     """dict of split to its image ids; an id may hold blanks."""
     paths = io.list_files(io.join(io.escape(root), "ImageSets", "*", "*.txt"))
     found = {tuple(path.split("/")[-2:]): path for path in paths}
-    lists = {}
+    lists: dict[str, str] = {}
     for folder in ("Segmentation", "Main"):
         lists = lists or {
             split: found[folder, f"{split}.txt"]
@@ -159,10 +159,11 @@ def _parse_label_map(text, path):
         named[row[0].strip()] = tuple(map(int, color.groups())) if color else None
     background = next((name for name in named if name.lower().strip("_") == "background"), None)
     names = tuple(name for name in named if name and name != background)
-    colors = [named.get(background) or (0, 0, 0), *(named[name] for name in names)]
+    listed = [named[name] for name in names]
+    colors = [named.get(background) or (0, 0, 0), *(color for color in listed if color is not None)]
     if not names or len(named) != len(rows):
         raise UserError(f"{path} must hold lines `name:r,g,b:parts:actions`, each name once.")
-    usable = None not in colors and len(set(colors)) == len(colors) and max(map(max, colors)) < 256
+    usable = None not in listed and len(set(colors)) == len(colors) and max(map(max, colors)) < 256
     return names, colors if usable else None
 
 
