@@ -11,7 +11,8 @@ import wsss.weights.published as published
 from tests.weights.test_mapping import mxnet_file, tensor, torch_zip
 from wsss.backbones.applications import build_backbone
 from wsss.backbones.resnet import torchvision_backbone
-from wsss.convert import NETWORKS, main
+from wsss.convert import main
+from wsss.weights.conversion import NETWORKS
 from wsss.weights.mapping import published_tensors
 from wsss.weights.published import build_network, count_classes, identify
 

@@ -34,6 +34,7 @@ _PUBLIC = {
     "train_model": "wsss.training.api",
     "label_collection": "wsss.pipeline.api",
     "predict_masks": "wsss.pipeline.api",
+    "convert_weights": "wsss.weights.conversion",
 }
 _PACKAGES = (
     *("backbones", "common", "data", "inference", "layers", "metrics", "models", "ops", "optimizers"),

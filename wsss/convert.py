@@ -9,26 +9,19 @@ it is executed (`wsss.weights.pytorch`). DST is a `.keras` file, which loads by
 
 import dataclasses
 import logging
-import tempfile
-from pathlib import Path
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError, program
 from wsss.common.output_folder import same_place
 from wsss.common.tf_import import import_tensorflow
-from wsss.data.dataset import check_class_count
+from wsss.weights.conversion import NETWORKS, SUFFIXES, convert_weights
 
 logger = logging.getLogger(__name__)
-ENDINGS = (".keras", ".weights.h5")
-NETWORKS = (
-    *("seam", "pixel2prototype", "affinity", "irn_cam", "irn_edge"),
-    *("resnet38", "resnet50", "resnet101"),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
-    """What `python -m wsss.convert` can be told."""
+    """Options of `python -m wsss.convert`."""
 
     source: str = cli.option(cli.REQUIRED, "file to read, local or gs://", metavar="SRC", positional=True)
     destination: str = cli.option(
@@ -40,8 +33,8 @@ class Options(cli.Options):
     overwrite: bool = cli.option(False, "replace DST if it exists")
 
     def check(self):
-        if not self.destination.endswith(ENDINGS):
-            raise UserError(f"DST must end in {' or '.join(ENDINGS)}. Received: {self.destination}.")
+        if not self.destination.endswith(SUFFIXES):
+            raise UserError(f"DST must end in {' or '.join(SUFFIXES)}. Received: {self.destination}.")
         if same_place(self.source, self.destination):
             raise UserError(f"DST must be another file than SRC. Received: {self.destination}.")
         if io.exists(self.destination) and not self.overwrite:
@@ -64,77 +57,15 @@ def parse_options(argv=None) -> Options:
 
 @program
 def main(argv=None) -> int:
-    """Runs the program and returns its exit code."""
+    """Converts a file; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    convert(parse_options(argv))
-    return 0
-
-
-def convert(options: Options) -> None:
-    """Reads SRC, fills the network, writes DST.
-
-    Raises:
-        UserError: SRC is missing, damaged, of another kind, or lacks a tensor; the message names the first.
-    """
+    options = parse_options(argv)
     import_tensorflow()
-    from wsss.weights.published import build_network, count_classes, identify
-
-    try:
-        tensors = read_published_tensors(options.source)
-        name = identify(tensors) if options.network == "auto" else options.network
-        classes = count_classes(name, tensors)
-        model = build_network(name, classes)
-        left_over = load_tensors_of(name, model, tensors)
-    except UserError as error:
-        raise UserError(f"{options.source}: {error}.") from error
-    check_class_count(classes or 0, options.source)
-    if left_over:
-        logger.info("%d tensors are not used, the first is `%s`", len(left_over), left_over[0])
-    save(model, options.destination)
-    logger.info("%s: %s, %d weights", options.destination, name, model.count_params())
-
-
-def read_published_tensors(path):
-    """Name -> array of a published file, by its PyTorch names.
-
-    Raises:
-        UserError: there is no such file, or it is not one of those kinds.
-    """
-    from wsss.weights import read_tensors
-    from wsss.weights.mxnet import from_mxnet
-
-    try:
-        with io.open_read(path) as stream:
-            return from_mxnet(read_tensors(stream))
-    except FileNotFoundError:
-        raise UserError("there is no such file") from None
-    except OSError as error:
-        raise UserError(f"it cannot be read ({error})") from error
-
-
-def load_tensors_of(name, model, tensors):
-    """Fills `model`; says of which network a missing tensor is."""
-    from wsss.weights.mapping import load_tensors
-
-    try:
-        return load_tensors(model, tensors)
-    except UserError as error:
-        raise UserError(f"{error}, in a file of the network {name!r}") from error
-
-
-def save(model, destination):
-    """Writes a model or its weights, by the ending of the name, wherever it lies."""
-    ending = next(ending for ending in ENDINGS if destination.endswith(ending))
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / f"model{ending}"
-        if ending == ".keras":
-            model.save(local)
-        else:
-            model.save_weights(local)
-        try:
-            io.copy(local, destination)
-        except OSError as error:
-            raise UserError(f"{destination} cannot be written ({error}).") from error
+    result = convert_weights(options.source, options.destination, options.network)
+    if result.unused:
+        logger.info("%d tensors are not used, the first is `%s`", len(result.unused), result.unused[0])
+    logger.info("%s: %s, %d weights", options.destination, result.network, result.parameters)
+    return 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _enough = cli.Number(int, lambda value: value >= 40, "a whole number, at least 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
-    """What `python -m wsss.demo` can be told."""
+    """Options of `python -m wsss.demo`."""
 
     output: str = cli.option("demo", "folder for everything")
     num_images: int = cli.option(

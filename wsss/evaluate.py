@@ -22,7 +22,7 @@ IGNORED_PREDICTION = ("wrong", "skip", "background")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
-    """What `python -m wsss.evaluate` can be told."""
+    """Options of `python -m wsss.evaluate`."""
 
     predictions: str = cli.option(
         cli.REQUIRED,

@@ -27,7 +27,7 @@ _METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
-    """What `python -m wsss.prepare` can be told; each field is a flag of the same name."""
+    """Options of `python -m wsss.prepare`; each field is a flag of the same name."""
 
     images: str = cli.option("", "folder of images; needs --labels", metavar="DIR", group="source, one of")
     voc: str = cli.option("", "PASCAL VOC devkit, such as VOCdevkit/VOC2012", metavar="DEVKIT")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from wsss.common import fingerprint, io
-from wsss.common.constants import MAX_CLASSES
+from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data import images
@@ -211,23 +211,6 @@ def _record(features, keys, fallback_id):
         orientation=orientation,
         mask_bytes=features[keys.mask][0] if keys.mask else None,
     )
-
-
-def check_class_count(count: int, owner: str) -> None:
-    """Refuses more classes than a mask has numbers for.
-
-    Args:
-        count: number of foreground classes.
-        owner: what has them, for the message.
-
-    Raises:
-        UserError: `count` exceeds `MAX_CLASSES`.
-    """
-    if count > MAX_CLASSES:
-        raise UserError(
-            f"{owner} has {count} classes; at most {MAX_CLASSES} are possible: a mask has 8 bits a pixel, "
-            "and 255 is unknown. Merge or drop classes, or make several collections."
-        )
 
 
 def open_collection(data):

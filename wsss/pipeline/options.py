@@ -52,7 +52,7 @@ def _unit_interval_or_auto(text):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
-    """What `pipelines/pseudo_labels.py` can be told; each field is a flag of the same name.
+    """Options of `pipelines/pseudo_labels.py`; each field is a flag of the same name.
 
     What depends on the trained run is empty or None here until `resolve` fills it in.
     """

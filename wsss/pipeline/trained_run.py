@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsss.common import io
+from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
-from wsss.data.dataset import check_class_count
 from wsss.pipeline.schema import Fields
 
 

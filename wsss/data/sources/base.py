@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from wsss.data.dataset import check_class_count
+from wsss.common.constants import check_class_count
 
 
 class Problem(NamedTuple):

@@ -11,9 +11,9 @@ from collections import defaultdict
 import numpy as np
 
 from wsss.common import io
-from wsss.common.constants import IGNORE
+from wsss.common.constants import IGNORE, check_class_count
 from wsss.common.errors import UserError
-from wsss.data.dataset import Record, check_class_count
+from wsss.data.dataset import Record
 from wsss.data.images import MAX_PIXELS, BadImage, encode_mask, inspect_image, is_image
 from wsss.data.sources import coco
 from wsss.data.sources.base import Item, Problem, Source

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from wsss.common import io
+from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
-from wsss.data.dataset import check_class_count
 from wsss.data.images import BadImage, is_image
 from wsss.data.sources.base import Item, Problem, Source
 from wsss.data.sources.files import stem

@@ -1,0 +1,100 @@
+"""Converts published weights to Keras: reads a foreign checkpoint, fills its network, saves it."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from wsss.common import io
+from wsss.common.constants import check_class_count
+from wsss.common.errors import UserError
+
+SUFFIXES = (".keras", ".weights.h5")
+NETWORKS = (
+    *("seam", "pixel2prototype", "affinity", "irn_cam", "irn_edge"),
+    *("resnet38", "resnet50", "resnet101"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """Result of `convert_weights`.
+
+    Attributes:
+        network: name of the network, one of `NETWORKS`.
+        parameters: number of its weights.
+        unused: names of the tensors of the checkpoint that the network does not have.
+    """
+
+    network: str
+    parameters: int
+    unused: tuple[str, ...]
+
+
+def convert_weights(source: str, destination: str, network: str = "auto") -> Conversion:
+    """Converts a checkpoint of the authors, of torchvision or of MXNet to a Keras file.
+
+    Args:
+        source: `.pth` or `.params`, local or `gs://…`; read without PyTorch and MXNet, never executed.
+        destination: `.keras` or `.weights.h5`, local or `gs://…`; replaced where it exists.
+        network: one of `NETWORKS`; "auto": identified by the names of the tensors.
+
+    Raises:
+        UserError: the source is missing, damaged, of another kind, or lacks a tensor; the message names the
+            first.
+    """
+    from wsss.weights.published import build_network, count_classes, identify
+
+    try:
+        tensors = read_published_tensors(source)
+        name = identify(tensors) if network == "auto" else network
+        classes = count_classes(name, tensors)
+        model = build_network(name, classes)
+        unused = _load_tensors_of(name, model, tensors)
+    except UserError as error:
+        raise UserError(f"{source}: {error}.") from error
+    check_class_count(classes or 0, source)
+    _save(model, destination)
+    return Conversion(name, model.count_params(), tuple(unused))
+
+
+def read_published_tensors(path):
+    """Name -> array of a published file, by its PyTorch names.
+
+    Raises:
+        UserError: there is no such file, or it is not one of those kinds.
+    """
+    from wsss.weights import read_tensors
+    from wsss.weights.mxnet import from_mxnet
+
+    try:
+        with io.open_read(path) as stream:
+            return from_mxnet(read_tensors(stream))
+    except FileNotFoundError:
+        raise UserError("there is no such file") from None
+    except OSError as error:
+        raise UserError(f"it cannot be read ({error})") from error
+
+
+def _load_tensors_of(name, model, tensors):
+    """Fills `model` and returns the unused names; a missing tensor is reported with its network."""
+    from wsss.weights.mapping import load_tensors
+
+    try:
+        return load_tensors(model, tensors)
+    except UserError as error:
+        raise UserError(f"{error}, in a file of the network {name!r}") from error
+
+
+def _save(model, destination):
+    """Writes a model or its weights, as the suffix of the name says, local or remote."""
+    suffix = next(suffix for suffix in SUFFIXES if destination.endswith(suffix))
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / f"model{suffix}"
+        if suffix == ".keras":
+            model.save(local)
+        else:
+            model.save_weights(local)
+        try:
+            io.copy(local, destination)
+        except OSError as error:
+            raise UserError(f"{destination} cannot be written ({error}).") from error
