@@ -15,7 +15,7 @@ The output folder:
     report.html        all of it on one page
 
 A second run skips finished shards. Shards whose images or tags changed since, or some of whose images failed
-for a passing reason, are labelled again; masks of images that are gone are removed.
+for a passing reason, are labeled again; masks of images that are gone are removed.
 """
 
 import sys
@@ -56,7 +56,7 @@ def label(options: Options, beam_argv: Sequence[str] = ()) -> int:
     print(result.line, "→", result.output)
     if result.failed:
         print(f"Why images failed stands in {io.join(result.output, 'errors.jsonl')}.")
-    total = result.labelled + result.failed
+    total = result.labeled + result.failed
     if total and result.failed / total > options.max_error_rate:
         print(
             f"error: {result.failed} of {total} images failed, more than --max_error_rate "

@@ -10,7 +10,7 @@ from wsss.common.errors import UserError
 def test_labels_are_those_of_the_program(labels, run, tmp_path, capsys):
     result = label_collection(run, output=str(tmp_path), scales=(0.5, 1.0), previews=2, save_scores=True)
     assert tree(tmp_path) == tree(labels)
-    assert (result.output, result.labelled, result.failed) == (str(tmp_path), 12, 0)
+    assert (result.output, result.labeled, result.failed) == (str(tmp_path), 12, 0)
     assert (result.background_threshold, len(result.warnings)) == (0.2, 1)
     assert 0 < result.miou < 1
     assert capsys.readouterr().out == ""
@@ -21,7 +21,7 @@ def test_masks_of_a_folder_need_no_tags(run, records, tmp_path):
     (tmp_path / "photos" / "new.png").write_bytes(records[0].image_bytes)
     output = str(tmp_path / "masks")
     result = predict_masks(run, str(tmp_path / "photos"), output, scales=(1.0,), label_threshold=0.4)
-    assert (result.labelled, result.miou) == (1, None)
+    assert (result.labeled, result.miou) == (1, None)
     assert (tmp_path / "masks" / "masks" / "new.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Inputs that changed between two runs: what changed is labelled again, what is gone is removed."""
+"""Inputs that changed between two runs: what changed is labeled again, what is gone is removed."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ def on_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize("output_format", ["png", "tfrecord"])
-def test_new_tags_of_as_many_records_are_labelled_anew(run, records, tmp_path, capsys, output_format):
+def test_new_tags_of_as_many_records_are_labeled_anew(run, records, tmp_path, capsys, output_format):
     flags = ("--data", str(tmp_path / "data"), "--output_format", output_format)
     write_collection(str(tmp_path / "data"), records)
     assert label(tmp_path / "labels", run, *flags) == 0
@@ -72,7 +72,7 @@ def test_record_files_of_another_division_are_removed(on_folder, records, tmp_pa
     assert sorted(ids) == [record.image_id for record in records[:3]]
 
 
-def test_a_shard_that_was_missing_is_labelled_when_it_is_back(labels, run, records, tmp_path):
+def test_a_shard_that_was_missing_is_labeled_when_it_is_back(labels, run, records, tmp_path):
     write_collection(str(tmp_path / "data"), records)
     shard = tmp_path / "data" / "tiny-train.tfrecord-00001-of-00003"
     content = shard.read_bytes()
@@ -112,7 +112,7 @@ def test_images_that_ran_out_of_memory_are_tried_again(labels, run, data, tmp_pa
     assert len(masks(tmp_path)) == 9
     assert label(tmp_path, run, "--data", data) == 0
     assert masks(tmp_path) == masks(labels)
-    assert "12 images labelled, 0 failed" in capsys.readouterr().out
+    assert "12 images labeled, 0 failed" in capsys.readouterr().out
 
 
 def decode_shape(record):

@@ -28,7 +28,7 @@ def test_own_flags_are_parsed_and_beams_passed_on():
     assert rest == ["--runner", "DirectRunner", "--direct_num_workers=2", "--experiments=a"]
 
 
-def test_a_misspelt_flag_is_an_error_that_names_the_right_one():
+def test_a_misspelled_flag_is_an_error_that_names_the_right_one():
     with pytest.raises(UserError, match=r"`--direct_num_worker=2`.*`--direct_num_workers`"):
         split_arguments(["--direct_num_worker=2"], _parser())
     with pytest.raises(UserError, match=r"--outptu.*`--output`"):

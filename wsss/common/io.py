@@ -69,6 +69,15 @@ def list_files(pattern):
     return sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
 
 
+def list_versions(pattern: str) -> dict[str, str]:
+    """Size and time of each remote file that matches a glob pattern, by its path, from the listing alone."""
+    (result,) = _filesystems().match([os.fspath(pattern)])
+    return {
+        entry.path: f"{entry.size_in_bytes:x}-{entry.last_updated_in_seconds or 0}"
+        for entry in result.metadata_list
+    }
+
+
 def remove(path):
     """Removes a file; one that is not there is no error."""
     path = os.fspath(path)

@@ -50,7 +50,7 @@ def open_inputs(
 
     Args:
         model: the trained model.
-        images: what is to be labelled.
+        images: what is to be labeled.
         data: the path of the images as the user gave it, for messages.
         image_labels: `truth` or `predicted`.
         predictor: keyword arguments of `CamPredictor`.

@@ -136,7 +136,7 @@ def label_shards(
     """Runs the graph on shards, a wave of them in each pipeline, and shows the progress.
 
     Args:
-        shards: to be labelled.
+        shards: to be labeled.
         make_graph: makes the transform of a pipeline, such as `LabelShards`.
         images_per_wave: images in a wave, about; 0 takes what suits the runner.
         beam_argv: Beam's flags.

@@ -17,8 +17,8 @@ class Plan:
     """The work of a job.
 
     Attributes:
-        todo: shards to be labelled, in order.
-        finished: number of shards that are labelled already.
+        todo: shards to be labeled, in order.
+        finished: number of shards that are labeled already.
     """
 
     todo: tuple[InputShard, ...]

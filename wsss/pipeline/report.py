@@ -33,7 +33,7 @@ class Summary:
         options: of the job.
         model_hash: of the model.
         class_names: the foreground classes.
-        labelled, failed: numbers of images with and without a mask.
+        labeled, failed: numbers of images with and without a mask.
         class_pixels, class_images: by the class's name, the background's included.
         warnings: what is suspicious about the labels.
     """
@@ -41,7 +41,7 @@ class Summary:
     options: dict[str, Any]
     model_hash: str
     class_names: tuple[str, ...]
-    labelled: int
+    labeled: int
     failed: int
     class_pixels: dict[str, int]
     class_images: dict[str, int]
@@ -198,7 +198,7 @@ def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float |
 
 def _head(summary, metrics):
     options = summary.options
-    results = [f"{summary.labelled} images labelled", f"{summary.failed} failed"]
+    results = [f"{summary.labeled} images labeled", f"{summary.failed} failed"]
     if metrics:
         results.insert(0, f"mIoU <b>{100 * metrics.miou:.1f} %</b> ({_text(metrics.of)})")
     return (

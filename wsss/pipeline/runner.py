@@ -1,9 +1,9 @@
 """Beam's command line flags, and the pipeline that they ask for.
 
-Three things that Beam leaves open are settled here. An unknown or misspelt flag is an error: Beam only warns,
-and the job runs with a default. And `DirectRunner` is always the in-process `FnApiRunner`: current Beam tries
-to download and start another runner (Prism) first, and falls back silently. And what a worker raises, which
-Beam wraps, comes out of `run` as it was raised.
+Three points that Beam leaves open are settled here. An unknown or misspelled flag is an error: Beam only
+warns, and the job runs with a default. `DirectRunner` is always the in-process `FnApiRunner`: current Beam
+tries to download and start another runner (Prism) first, and falls back silently. And what a worker raises,
+which Beam wraps, comes out of `run` as it was raised.
 """
 
 import argparse

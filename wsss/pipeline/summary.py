@@ -26,7 +26,7 @@ class LabelResult:
 
     Attributes:
         output: the folder of the pseudo labels.
-        labelled: number of images with a mask.
+        labeled: number of images with a mask.
         failed: number of images without, listed in `errors.jsonl`.
         miou: mean IoU of the masks in [0, 1], or None where no truth is known.
         background_threshold: score of the background, or None where it is no constant.
@@ -35,7 +35,7 @@ class LabelResult:
     """
 
     output: str
-    labelled: int
+    labeled: int
     failed: int
     miou: float | None
     background_threshold: float | None
@@ -71,7 +71,7 @@ def write_results(
         **settings.to_json(),
         "background_threshold": threshold,
         "images": {
-            "labelled": tally.images,
+            "labelled": tally.images,  # as version 0.1.0 spells it
             "failed": len(tally.failures),
             "failed_by_stage": dict(Counter(failure.stage for failure in tally.failures)),
         },
@@ -115,7 +115,7 @@ def _write_errors(path: str, tally: Tally) -> None:
 
 
 def _line(tally: Tally, miou: float | None, options: dict[str, Any]) -> str:
-    line = f"{tally.images} images labelled, {len(tally.failures)} failed"
+    line = f"{tally.images} images labeled, {len(tally.failures)} failed"
     if miou is None:
         return line
     return f"{line}; mIoU {100 * miou:.1f} % on {options['split']}, image labels: {options['image_labels']}"

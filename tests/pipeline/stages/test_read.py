@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from tests.beam_outputs import outputs_of
+from tests.gcs_emulator import emulated_bucket
 from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
+from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.tfrecord import read_records, write_records
 from wsss.pipeline.dead_letter import FAILURES
@@ -110,3 +112,16 @@ def test_images_that_differ_in_their_suffix_keep_it(tmp_path):
 def test_a_folder_without_images_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match="neither a collection"):
         open_images(str(tmp_path), "all")
+
+
+def test_new_content_makes_another_shard_locally_and_in_a_bucket(tmp_path, monkeypatch):
+    first, second = make_records(2)
+    with emulated_bucket(monkeypatch) as bucket:
+        for folder in (str(tmp_path), f"{bucket}/photos"):
+            sources = []
+            for record in (first, second):
+                io.write_bytes(f"{folder}/a.png", record.image_bytes)
+                twice = [open_images(folder, "all").shards[0].source for _ in range(2)]
+                assert twice[0] == twice[1]
+                sources.append(twice[0])
+            assert sources[0] != sources[1]

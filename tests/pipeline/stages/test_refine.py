@@ -75,8 +75,8 @@ def test_the_crf_moves_scores_to_the_edges_of_the_image(stripes, unary):
     (refined,), _ = apply(RefineCRF(background, "irn", unary), [stripes._replace(scores=scores)])
     assert refined.refined.shape == (2, 24, 60)
     np.testing.assert_allclose(refined.refined.sum(axis=0), 1, atol=1e-5)
-    (labelled,), _ = apply(LabelPixels(background), [refined])
-    np.testing.assert_array_equal(labelled.mask, np.repeat(np.uint8([3, 0, 0]), 20)[None].repeat(24, axis=0))
+    (labeled,), _ = apply(LabelPixels(background), [refined])
+    np.testing.assert_array_equal(labeled.mask, np.repeat(np.uint8([3, 0, 0]), 20)[None].repeat(24, axis=0))
 
 
 def test_pamr_averages_scores_over_pixels_that_look_alike(scored):
@@ -115,8 +115,8 @@ def test_an_image_without_classes_passes_every_stage(scored):
         assert not failures
     assert not empty.mask.any()
     for stage in (LabelAffinity("seam"), LabelIRN("irn")):
-        (labelled,), _ = apply(stage, [empty])
-        assert not labelled.mask.any()
+        (labeled,), _ = apply(stage, [empty])
+        assert not labeled.mask.any()
 
 
 def test_what_a_stage_cannot_refine_is_a_failure_with_its_reason(scored):

@@ -136,10 +136,12 @@ def rename_duplicates(plan_paths, results):
     Returns:
         `(plans to carry out again, the images' old ids)`; both are empty where every id is unique.
     """
-    taken, new_ids, renamed = defaultdict(set), defaultdict(dict), []
+    taken: defaultdict[str, set[str]] = defaultdict(set)
+    new_ids: defaultdict[str, dict] = defaultdict(dict)
+    renamed = []
     for result in results:
         taken[result.split].update(result.image_ids)
-    seen = defaultdict(Counter)
+    seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for path, result in zip(plan_paths, results):
         for position, image_id in enumerate(result.image_ids):
             seen[result.split][image_id] += 1

@@ -64,7 +64,7 @@ class Manifest:
         Raises:
             UserError: a field is missing or malformed.
         """
-        fields = Fields(value, path, "Remove it: its shard is then labelled again.")
+        fields = Fields(value, path, "Remove it: its shard is then labeled again.")
         records = None
         if fields.get("records", dict, None) is not None:
             parts = fields.object("records")

@@ -210,7 +210,7 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
     if not paths:
         raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
     named = [(image_id, paths[path]) for path, image_id in image_ids(paths).items()]
-    contents = dict(zip(paths.values(), _fingerprints(list(paths.values())), strict=True))
+    contents = _content_of_images(folder, list(paths.values()))
     shards = -(-len(named) // images_per_shard)
     members: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
     for image_id, path in named:
@@ -228,6 +228,13 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
         )
         for index, each in enumerate(members)
     )
+
+
+def _content_of_images(folder: str, paths: Sequence[str]) -> dict[str, str]:
+    """What tells the content of each image: in a store size and time, where a request for each would cost."""
+    if io.is_remote(folder):
+        return io.list_versions(io.join(io.escape(folder), "**"))
+    return dict(zip(paths, _fingerprints(paths), strict=True))
 
 
 def _fingerprints(paths: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ class Tally:
         failures: what went wrong with the others.
         class_pixels: int64 `(256,)`, pixels of each label in the masks.
         class_images: int64 `(256,)`, images in whose mask a label is found.
-        present_scores: int64 `(2,)`: pairs of image and class that are labelled present, and the sum of the
+        present_scores: int64 `(2,)`: pairs of image and class that are labeled present, and the sum of the
             classifier's scores for them, in millionths.
         absent_scores: the same for those that are not.
         confusion: int64 `(classes, classes + 1)`, see `wsss.metrics.confusion_matrix`; None without truth.

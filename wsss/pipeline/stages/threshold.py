@@ -46,7 +46,7 @@ class ChosenThreshold:
 class ChooseThreshold(beam.PTransform):
     """Mean of the strongest class scores over `InputShard`s, written as a `ChosenThreshold` to a JSON file.
 
-    Images that fail are left out here; they are listed when they are labelled.
+    Images that fail are left out here; they are listed when they are labeled.
 
     Args:
         settings: `CamSettings`.

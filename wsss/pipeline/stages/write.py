@@ -16,7 +16,7 @@ from wsss.pipeline.output import encode_scores
 from wsss.pipeline.stages.manifest import RecordFile
 from wsss.visualization import heat_map, overlay, side_by_side
 
-_images_labelled = Metrics.counter(NAMESPACE, "images_labelled")
+_images_labeled = Metrics.counter(NAMESPACE, "images_labeled")
 
 
 class WriteImages(beam.PTransform):
@@ -77,7 +77,7 @@ def _write_image(counted, layout, masks, scores):
         io.write_bytes(layout.scores(image_id), encode_scores(scored.scores, scored.class_ids))
     if scored.input.preview:
         io.write_bytes(layout.preview(image_id), _preview(scored))
-    _images_labelled.inc()
+    _images_labeled.inc()
     progress.tick()
     return counted
 
