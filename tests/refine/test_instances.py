@@ -37,6 +37,17 @@ def test_pixels_stop_at_the_edge():
     np.testing.assert_array_equal(centroids, np.broadcast_to([3, 4], (4, 5, 2)))
 
 
+def test_instances_come_from_the_displacements_of_an_irnet():
+    from wsss.backbones.tiny import small_backbone
+    from wsss.models.irn import IRNet
+
+    images = np.random.default_rng(0).random((1, 32, 48, 3), np.float32)
+    displacement = IRNet(small_backbone(8, width=8), radius=3).predict(images, verbose=0)["displacement"][0]
+    instances = group_pixels(find_centroids(displacement), displacement)
+    assert instances.shape == (8, 12)
+    assert set(np.unique(instances)) == set(range(instances.max() + 1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
