@@ -70,7 +70,7 @@ def test_strides_become_dilation_in_every_kind_of_layer(way, output_stride):
 
 
 def test_uneven_padding_is_centred():
-    """MobileNet pads below and right only; the dense windows have their centre on the cell."""
+    """MobileNet pads below and right only; the dense windows have their center on the cell."""
     keras.utils.set_random_seed(0)
     padding = ((0, 1), (0, 1))
     stack = [layers.Input((None, None, 3))]
@@ -204,7 +204,7 @@ def test_own_file_loses_its_head_and_takes_any_size(own_network):
     )
 
 
-def test_own_normalisation_in_the_file_is_respected(tmp_path):
+def test_own_normalization_in_the_file_is_respected(tmp_path):
     for scale, expected in ((1 / 255, "raw"), (2.0, "none")):
         stack = [layers.Input((None, None, 3)), layers.Rescaling(scale, -0.5), layers.Conv2D(4, 3, strides=2)]
         keras.Sequential(stack).save(tmp_path / "model.keras")
@@ -219,7 +219,7 @@ def test_own_normalisation_in_the_file_is_respected(tmp_path):
 @pytest.mark.parametrize(
     ("name", "mode"), [("VGG16", "caffe"), ("DenseNet121", "torch"), ("MobileNetV2", "tf")]
 )
-def test_normalisation_is_that_of_keras_applications(name, mode, monkeypatch):
+def test_normalization_is_that_of_keras_applications(name, mode, monkeypatch):
     small = keras.Sequential([layers.Input((None, None, 3)), layers.Conv2D(2, 1)])
     monkeypatch.setattr("wsss.backbones.applications._application", lambda *args: small)
     backbone = build_backbone(name, weights=None)
@@ -228,8 +228,8 @@ def test_normalisation_is_that_of_keras_applications(name, mode, monkeypatch):
     actual = to_numpy(keras.Model(backbone.input, backbone.normalized)(images))
     expected = keras.applications.imagenet_utils.preprocess_input(images * 255, mode=mode)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
-    colour = np.float32(backbone.pad_value).reshape(1, 1, 1, 3)
-    zero = keras.Model(backbone.input, backbone.normalized)(colour)
+    color = np.float32(backbone.pad_value).reshape(1, 1, 1, 3)
+    zero = keras.Model(backbone.input, backbone.normalized)(color)
     np.testing.assert_allclose(to_numpy(zero), 0, atol=1e-4)
 
 
@@ -237,7 +237,7 @@ def test_frozen_layers_do_not_learn_and_stay_frozen_in_files(own_network, tmp_pa
     backbone = build_backbone(own_network, frozen_prefixes=("convolution0",), frozen_fraction=0.5)
     model = keras.Model(backbone.input, backbone.feature)
     trainable = [layer.name for layer in model.layers if layer.trainable_weights]
-    assert trainable == ["convolution2", "convolution3"]  # half of 8, and every batch normalisation
+    assert trainable == ["convolution2", "convolution3"]  # half of 8, and every batch normalization
     model.save(tmp_path / "frozen.keras")
     again = keras.models.load_model(tmp_path / "frozen.keras")
     assert [layer.name for layer in again.layers if layer.trainable_weights] == trainable
@@ -245,7 +245,7 @@ def test_frozen_layers_do_not_learn_and_stay_frozen_in_files(own_network, tmp_pa
     assert len(keras.Model(free.input, free.feature).trainable_weights) == 16
 
 
-def test_correlation_feature_joins_colour_and_two_stages(own_network):
+def test_correlation_feature_joins_color_and_two_stages(own_network):
     backbone = build_backbone(own_network, output_stride=8)
     model = keras.Model(backbone.input, backbone.correlation_feature())
     assert model(images_and_labels(1, 40, 56)[0]).shape == (1, 5, 7, 192)
@@ -264,8 +264,8 @@ def test_a_standardized_correlation_feature_is_blind_to_what_all_pixels_share(ow
     feature = to_numpy(model(images))
     np.testing.assert_allclose(feature.mean(axis=(1, 2)), 0, atol=1e-4 * np.abs(feature).max())
     joined = keras.Model(backbone.input, model.get_layer("correlation_standardized").output)
-    colour = to_numpy(joined(images))[..., :3]
-    np.testing.assert_allclose(colour.std(axis=(1, 2)), 1, atol=0.05)
+    color = to_numpy(joined(images))[..., :3]
+    np.testing.assert_allclose(color.std(axis=(1, 2)), 1, atol=0.05)
 
 
 def test_mistakes_are_named(own_network, tmp_path):

@@ -32,6 +32,6 @@ def test_positions_beyond_the_limit_are_compared_on_a_coarser_grid():
     np.testing.assert_allclose(coarse, to_numpy(expected), atol=1e-6)
 
 
-def test_maps_are_normalised_by_their_maximum_alone():
+def test_maps_are_normalized_by_their_maximum_alone():
     cam = np.float32([[[[1.0], [2.0]]]])
     np.testing.assert_allclose(to_numpy(strongest_class(cam))[0, 0], [[0.5, 0.5], [0, 1]], atol=2e-5)

@@ -1,7 +1,7 @@
 """Recorded training steps of SEAM and Pixel-to-Prototype Contrast, on one replica and on two.
 
 The recordings train by SGD with the released code's momentum (5e-4), weight decay on kernels and ten times
-the learning rate for new layers; the first stages and every batch normalisation are frozen, and dropout is
+the learning rate for new layers; the first stages and every batch normalization are frozen, and dropout is
 off.
 """
 

@@ -16,7 +16,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def plain_correlation(cam, feature, epsilon=1e-5):
-    """The oracle: the matrix of all pairs, columns normalised, in float64."""
+    """The oracle: the matrix of all pairs, columns normalized, in float64."""
     batch, *_, channels = feature.shape
     unit = feature.reshape(batch, -1, channels).astype("float64")
     unit = unit / (np.linalg.norm(unit, axis=-1, keepdims=True) + epsilon)

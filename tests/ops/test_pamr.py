@@ -49,7 +49,7 @@ def test_images_and_classes_are_refined_alone():
     np.testing.assert_allclose(permuted, run(image, mask)[::-1][..., [2, 0, 1]], atol=1e-6)
 
 
-def test_on_an_image_of_one_colour_every_neighbour_weighs_the_same():
+def test_on_an_image_of_one_color_every_neighbor_weighs_the_same():
     image, mask = np.full((1, 5, 5, 3), 0.3, "float32"), random_inputs(1, (5, 5))[1][:1]
     refined = run(image, mask, iterations=1, dilations=(1,))
     around = np.pad(mask, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")

@@ -12,7 +12,7 @@ from wsss.backbones.base import IMAGENET_DEVIATION, IMAGENET_MEAN, Backbone, fre
 from wsss.backbones.dilation import to_dense
 from wsss.common import compat
 
-# What a network of `keras.applications` expects of its input. "raw": 0..255, normalised inside.
+# Input range that a network of `keras.applications` expects. "raw": 0..255, normalized inside.
 _PREPROCESSING = {
     "caffe": ("vgg16", "vgg19", "resnet50", "resnet101", "resnet152"),
     "torch": ("densenet121", "densenet169", "densenet201"),
@@ -51,11 +51,11 @@ def build_backbone(
         output_stride: pixels of the image per cell of the features; strides beyond it become dilation.
         preprocessing: what the network expects: "tf" (-1..1), "torch" (ImageNet mean and deviation), "caffe"
             (BGR, mean subtracted), "raw" (0..255) or "none" (0..1). None: what `keras.applications` says for
-            the network; for a file "tf", or what its own first normalising layer asks for.
+            the network; for a file "tf", or what its own first normalizing layer asks for.
         input_shape: `(height, width, 3)` of images; None is any.
-        frozen_batch_norm: batch normalisation keeps its statistics, scale and offset while training.
+        frozen_batch_norm: batch normalization keeps its statistics, scale and offset while training.
         frozen_prefixes: layers whose names begin so are not trained.
-        frozen_fraction: in [0, 1], share of the layers with weights, from the image on, that are not trained.
+        frozen_fraction: in [0, 1], fraction of the layers with weights, from the input on, not trained.
 
     Returns:
         `Backbone`.
@@ -87,7 +87,7 @@ def build_backbone(
         stages=stages,
         output_stride=dense.output_stride,
         preprocessing=mode,
-        pad_value=_zero_colour(model, mode),
+        pad_value=_zero_color(model, mode),
     )
 
 
@@ -194,13 +194,13 @@ def _expected_by_first_layers(model):
     return "raw" if np.abs(slope).max() < 0.1 else "none"
 
 
-def _zero_colour(model, mode):
-    """The colour in [0, 1] that is 0 after all normalisation."""
+def _zero_color(model, mode):
+    """The color in [0, 1] that is 0 after all normalization."""
     scale, offset, blue_first = _NORMALIZATION[mode]
     scale, offset = np.array(scale), np.array(offset)
     own = _own_normalization(model)
     if own is not None:
         slope, constant = own
         scale, offset = slope * scale, slope * offset + constant
-    colour = np.clip(-offset / scale, 0, 1)
-    return tuple(float(value) for value in (colour[::-1] if blue_first else colour))
+    color = np.clip(-offset / scale, 0, 1)
+    return tuple(float(value) for value in (color[::-1] if blue_first else color))

@@ -1,4 +1,4 @@
-"""What all backbones share: their outputs by name, input normalization, and freezing."""
+"""`Backbone`, the common interface of feature extractors, with input normalization and freezing."""
 
 import dataclasses
 from typing import Any
@@ -17,12 +17,12 @@ class Backbone:
 
     Attributes:
         input: float (batch, height, width, 3), RGB in [0, 1].
-        normalized: the input as the pretrained network wants it.
+        normalized: the input as the pretrained network expects it.
         feature: the deepest features, `output_stride` pixels a cell.
         stages: stride of the original network -> its last features at that stride; the last is `feature`.
         output_stride: pixels of the image per cell of `feature`.
-        preprocessing: name of the normalisation: "tf", "torch", "caffe", "raw" or "none".
-        pad_value: the colour in [0, 1] that the network sees as 0, for padding images.
+        preprocessing: name of the normalization: "tf", "torch", "caffe", "raw" or "none".
+        pad_value: the color in [0, 1] that the network sees as 0, for padding images.
         stem: the features at stride 4 before the first block; None where that is not known.
     """
 
@@ -36,7 +36,7 @@ class Backbone:
     stem: Any = None
 
     def correlation_feature(self, channels=(64, 128), embedding=192, standardize=False):
-        """A new embedding of colour, the two stages before the last: what SEAM compares pixels by.
+        """A new embedding of color, the two stages before the last: what SEAM compares pixels by.
 
         Args:
             channels: channels of the two embedded stages.
@@ -64,9 +64,9 @@ def freeze(model, batch_norm=True, prefixes=(), fraction=0.0):
 
     Args:
         model: `keras.Model`.
-        batch_norm: freeze every batch normalisation, statistics included.
+        batch_norm: freeze every batch normalization, statistics included.
         prefixes: freeze layers whose names begin so.
-        fraction: in [0, 1], freeze this share of the layers with weights, from the input on.
+        fraction: in [0, 1], freeze this fraction of the layers with weights, from the input on.
 
     Raises:
         ValueError: `fraction` outside of [0, 1], or a prefix that no layer has.

@@ -11,7 +11,7 @@ NO_PADDING = ((0, 0), (0, 0))
 
 
 class DenseNetwork(NamedTuple):
-    """What `to_dense` returns."""
+    """Outputs of `to_dense`."""
 
     output: Any  # Keras tensor, the features
     stages: dict  # stride in the original network -> Keras tensor, the last features at that stride
@@ -30,9 +30,9 @@ class DilatedPooling2D(keras.layers.Layer):
     """Maximum or mean of a window with gaps, at every position.
 
     Args:
-        mode: "max" or "average". What lies outside of the image counts in neither.
+        mode: "max" or "average". Positions outside of the image count in neither.
         pool_size: `(rows, columns)` of the window.
-        dilation_rate: distance of the window's neighbours.
+        dilation_rate: distance of the window's neighbors.
         padding: `((top, bottom), (left, right))`, positions added around the image.
     """
 
@@ -86,7 +86,7 @@ def to_dense(model, image, output_stride):
     dilation, so that each sees the cells that it saw in the original network. Layers are copied with their
     names and weights; where no stride changes, the outputs are equal.
 
-    Alignment. A dense map has the centre of each window on the cell itself. A strided convolution with
+    Alignment. A dense map has the center of each window on the cell itself. A strided convolution with
     `padding="same"` starts its windows so too where the size of its input is odd; where it is even, they
     lie half a stride further. So with inputs of `n * stride + 1` pixels the strided network's features are
     `dense[:, ::r, ::r]`, with `r` the ratio of the strides, and with even sizes they are
@@ -203,13 +203,13 @@ class _Conversion:
         else:
             missing = tuple(_missing(sum(b), r + 1, lost_stride, b[0] < b[1]) for b, r in zip(before, reach))
         total = tuple((b[0] + m[0], b[1] + m[1]) for b, m in zip(before, missing))
-        centred = all(t == (r // 2, r // 2) and r % 2 == 0 for t, r in zip(total, reach))
+        centerd = all(t == (r // 2, r // 2) and r % 2 == 0 for t, r in zip(total, reach))
         if pooling:
             mode = "max" if isinstance(layer, layers.MaxPooling2D) else "average"
             return DilatedPooling2D(mode, kernel, dilation, _times(missing, dilation), name=layer.name)(x)
         spread = dilation if any(reach) else 1  # a 1 x 1 kernel has nothing to spread
         changes = {"strides": (1, 1), "dilation_rate": tuple(d * spread for d in inner)}
-        if centred:
+        if centerd:
             return self._copy(layer, **changes, padding="same")(source)
         if missing != NO_PADDING:
             x = layers.ZeroPadding2D(_times(missing, dilation), name=f"{layer.name}_dense_padding")(x)

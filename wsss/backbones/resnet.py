@@ -28,7 +28,7 @@ def resnet(
         dilate: whether removed strides are made up for by dilation, as in DeepLab. IRN removes the last
             stride and does not dilate.
         prefix: put before every layer's name.
-        normalize: whether `image` still has to be normalised; False: it comes with zero mean.
+        normalize: whether `image` still has to be normalized; False: it comes with zero mean.
         width: > 0, factor on all channel counts; other than 1 only for quick tests.
 
     Returns:

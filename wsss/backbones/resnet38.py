@@ -15,7 +15,7 @@ from wsss.layers.conv import DilatedConv2D, convolve
 
 FROZEN_STAGES = ("conv1a", "b2", "b2_1", "b2_2")  # not trained in the publications
 OUTPUT_STRIDE = 8
-EPSILON = 1e-5  # of every batch normalisation
+EPSILON = 1e-5  # of every batch normalization
 
 
 class ResNet38Features(NamedTuple):
@@ -24,9 +24,9 @@ class ResNet38Features(NamedTuple):
     Attributes:
         image: RGB in [0, 1], (batch, height, width, 3).
         normalized: the image as the first convolution sees it.
-        stage4: normalised and activated input of block `b5`, (batch, height / 8, width / 8, 512).
+        stage4: normalized and activated input of block `b5`, (batch, height / 8, width / 8, 512).
         stage5: the same of block `b6`, 1024 channels.
-        stage6: normalised and activated output, 4096 channels.
+        stage6: normalized and activated output, 4096 channels.
     """
 
     image: object
@@ -69,7 +69,7 @@ def resnet38(image=None, *, width=1.0, dropout=True, normalize=True) -> ResNet38
         image: symbolic input (batch, height, width, 3), RGB in [0, 1]; made if None, with variable size.
         width: > 0, factor on all channel counts; other than 1 only for experiments and quick tests.
         dropout: spatial dropout 0.3 inside block `b6` and 0.5 inside `b7`.
-        normalize: whether `image` still has to be normalised; False: it comes with zero mean.
+        normalize: whether `image` still has to be normalized; False: it comes with zero mean.
 
     Returns:
         The tensors that heads are built on.

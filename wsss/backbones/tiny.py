@@ -8,9 +8,9 @@ PAD_VALUE = (0.5, 0.5, 0.5)
 
 
 def small_backbone(output_stride=8, *, width=32, input_shape=(None, None, 3)):
-    """Plain convolutions with group normalisation, whose field of view is about 90 pixels at stride 8.
+    """Plain convolutions with group normalization, whose field of view is about 90 pixels at stride 8.
 
-    Group normalisation knows one image only, so that neither the batch size nor the number of replicas
+    Group normalization knows one image only, so that neither the batch size nor the number of replicas
     changes what is learned.
 
     Args:

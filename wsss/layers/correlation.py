@@ -19,7 +19,7 @@ SPATIAL = (1, 2)
 class PixelCorrelation(layers.Layer):
     """Refines class activation maps by the similarity of pixels: `(cam, feature) -> refined`.
 
-    The maps are normalised, the background joins as 1 - maximum, of each pixel only the strongest class
+    The maps are normalized, the background joins as 1 - maximum, of each pixel only the strongest class
     stays, and no gradient reaches them: what is learned here is the similarity. Source: Wang et al., CVPR
     2020 (SEAM), section 3.3, and the released code.
 
@@ -72,7 +72,7 @@ class PixelCorrelation(layers.Layer):
 
 
 def strongest_class(cam, epsilon=1e-5):
-    """What pixel correlation spreads: the background, and each pixel's strongest class, in [0, 1).
+    """Normalized maps of the background and of each pixel's strongest class, the values of pixel correlation.
 
     Args:
         cam: float (batch, height, width, classes), raw.
@@ -94,13 +94,13 @@ def strongest_class(cam, epsilon=1e-5):
 def correlation_embedding(
     image, low_feature, high_feature, like, *, channels=(64, 128), embedding=192, standardize=False
 ):
-    """The feature in which SEAM compares pixels: colour and two stages of the backbone, embedded.
+    """The feature in which SEAM compares pixels: color and two stages of the backbone, embedded.
 
     Source: SEAM's released code: the image and the features of stages 4 (64 channels) and 5 (128) join to
     195 channels, which one more convolution embeds into 192. The stages do not learn from it.
 
     Args:
-        image: Keras tensor (batch, height, width, 3), normalised.
+        image: Keras tensor (batch, height, width, 3), normalized.
         low_feature: Keras tensor, features of an earlier stage.
         high_feature: Keras tensor, features of a later one.
         like: Keras tensor whose height and width the result has.

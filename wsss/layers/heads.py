@@ -10,7 +10,7 @@ SPATIAL = (1, 2)
 
 @keras.saving.register_keras_serializable(package="wsss")
 class StopGradient(layers.Layer):
-    """The input; nothing before it learns from what comes after."""
+    """Identity that blocks gradients."""
 
     def call(self, x):
         return ops.stop_gradient(x)

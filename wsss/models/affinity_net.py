@@ -4,16 +4,16 @@ import keras
 from keras import layers
 
 from wsss.layers.resize import ResizeLike
-from wsss.models.pair_model import PairNetwork, share_of_pairs
+from wsss.models.pair_model import PairModel, pair_fraction
 from wsss.ops.affinity import AffinityLoss, affinity_loss, feature_affinity, pair_labels, pair_offsets
 
 
 @keras.saving.register_keras_serializable(package="wsss")
-class AffinityNet(PairNetwork):
-    """Learns from label maps how likely neighbouring pixels share a class.
+class AffinityNet(PairModel):
+    """Learns from label maps how likely neighboring pixels share a class.
 
     Source: Ahn & Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly
-    Supervised Semantic Segmentation", CVPR 2018. Trains as every `PairNetwork`; `predict` gives the features.
+    Supervised Semantic Segmentation", CVPR 2018. Trains as every `PairModel`; `predict` gives the features.
 
     Args:
         image_input: `keras.Input` (batch, height, width, 3).
@@ -23,7 +23,7 @@ class AffinityNet(PairNetwork):
 
     Attributes:
         affinity: Keras model, images -> float (batch, h, w, offsets), affinity of every position and its
-            neighbour at each offset of `wsss.ops.affinity.pair_offsets(radius)`, 0 beyond the border. The
+            neighbor at each offset of `wsss.ops.affinity.pair_offsets(radius)`, 0 beyond the border. The
             random walk takes it as it is.
         network: functional model, images -> features.
 
@@ -50,7 +50,7 @@ class AffinityNet(PairNetwork):
 
     @property
     def affinity(self):
-        """Model of the same weights, images -> affinities of neighbours."""
+        """Model of the same weights, images -> affinities of neighbors."""
         sparse = SparseAffinity(self.radius, name="affinity")(self.network.output)
         return keras.Model(self.network.input, sparse, name="affinity")
 
@@ -58,7 +58,7 @@ class AffinityNet(PairNetwork):
         """A quarter of the background's and the foreground's loss each, and half of the differing pairs'."""
         pairs = pair_labels(labels, pair_offsets(self.radius))
         loss = affinity_loss(feature_affinity(y_pred, self.radius), pairs)
-        loss = AffinityLoss(*(term * share_of_pairs(kind) for term, kind in zip(loss, pairs)))
+        loss = AffinityLoss(*(term * pair_fraction(kind) for term, kind in zip(loss, pairs)))
         return loss, loss.total
 
 
@@ -92,7 +92,7 @@ def affinity_feature(low, middle, high, *, channels=(64, 128, 256), names=None):
 
 @keras.saving.register_keras_serializable(package="wsss")
 class SparseAffinity(layers.Layer):
-    """Features -> affinity of each position and its neighbours, 0 beyond the border.
+    """Features -> affinity of each position and its neighbors, 0 beyond the border.
 
     Args:
         radius: int >= 2, positions.

@@ -13,7 +13,7 @@ from keras import layers, ops
 from wsss.backbones.resnet import EPSILON, resnet
 from wsss.layers.heads import StopGradient
 from wsss.layers.resize import UpsampleLike
-from wsss.models.pair_model import PairNetwork, share_of_pairs
+from wsss.models.pair_model import PairModel, pair_fraction
 from wsss.ops.affinity import (
     AffinityLoss,
     DisplacementLoss,
@@ -26,11 +26,11 @@ from wsss.ops.affinity import (
 
 
 @keras.saving.register_keras_serializable(package="wsss")
-class IRNet(PairNetwork):
+class IRNet(PairModel):
     """Inter-pixel relation network: class boundaries, and displacements to the centroid of the instance.
 
     Source: Ahn, Cho & Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations",
-    CVPR 2019, and the released code. Trains as every `PairNetwork`; `predict` gives the network's outputs.
+    CVPR 2019, and the released code. Trains as every `PairModel`; `predict` gives the network's outputs.
 
     Args:
         backbone: a `Backbone` with stages at stride 4 and 8; it is frozen.
@@ -39,7 +39,7 @@ class IRNet(PairNetwork):
             `relation_network`.
 
     Attributes:
-        edge: Keras model, images -> float (batch, h, w, 1), probability that a class ends there, merged from
+        edge: Keras model, images -> float (batch, h, w, 1), class-boundary probability, merged from
             the image and its mirror.
 
     Example:
@@ -76,10 +76,10 @@ class IRNet(PairNetwork):
         pairs = pair_labels(labels, offsets)
         edge = ops.sigmoid(ops.cast(y_pred["edge"], "float32"))
         affinity = affinity_loss(path_affinity(edge, self.radius), pairs)
-        affinity = AffinityLoss(*(term * share_of_pairs(kind) for term, kind in zip(affinity, pairs)))
+        affinity = AffinityLoss(*(term * pair_fraction(kind) for term, kind in zip(affinity, pairs)))
         displacement = displacement_loss(y_pred["displacement"], pairs, offsets)
         displacement = DisplacementLoss(
-            *(term * share_of_pairs(kind) for term, kind in zip(displacement, pairs[:2]))
+            *(term * pair_fraction(kind) for term, kind in zip(displacement, pairs[:2]))
         )
         return (*affinity, *displacement), affinity.total + displacement.total
 
@@ -166,7 +166,7 @@ def merge_mirrored_edges(edge, mirrored_edge):
 class MeanShift(layers.Layer):
     """Subtracts the mean displacement of the training set in inference, nothing in training.
 
-    The weight `moving_mean` (channels) is not trained but measured, as a batch normalisation's: while
+    The weight `moving_mean` (channels) is not trained but measured, as a batch normalization's: while
     training it follows the batches' means.
 
     Args:
@@ -254,7 +254,7 @@ def _first_of_stride(stages, stride):
 
 
 def _branch(x, name, channels, *, groups, factor=1, reference=None):
-    """1x1 convolution, group normalisation, enlargement, ReLU; numbered as in the published `Sequential`s."""
+    """1x1 convolution, group normalization, enlargement, ReLU; numbered as in the published `Sequential`s."""
     x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}-0")(x)
     x = layers.GroupNormalization(groups, epsilon=EPSILON, name=f"{name}-1")(x)
     if factor > 1:

@@ -1,4 +1,4 @@
-"""What the networks that learn from pairs of pixels share: targets, loss terms, configuration."""
+"""Base of AffinityNet and IRN: training from pairs of pixels, with their targets and loss terms."""
 
 import keras
 from keras import ops
@@ -7,8 +7,8 @@ from wsss.models.replicas import mean_over_replicas
 from wsss.ops.affinity import EPSILON, pair_offsets
 
 
-class PairNetwork(keras.Model):
-    """Learns from label maps which neighbouring pixels belong together.
+class PairModel(keras.Model):
+    """Learns from label maps which pairs of nearby pixels share a class.
 
     Trains by `compile(optimizer)`, without a loss, and `fit` on images and label maps: int (batch, height,
     width), 0 background, 255 ignore, at the size of the images or of the network's output.
@@ -16,7 +16,7 @@ class PairNetwork(keras.Model):
     A subclass names its loss terms in `LOSS_TERMS` and computes them in `pair_terms`.
 
     Args:
-        network: functional model, images -> what the pairs are judged by.
+        network: functional model, images -> features or boundaries from which `pair_terms` scores pairs.
         radius: int >= 2, positions; pairs nearer than this are learned.
     """
 
@@ -24,21 +24,21 @@ class PairNetwork(keras.Model):
 
     def __init__(self, network, radius, *, name, **kwargs):
         super().__init__(name=name, **kwargs)
-        pair_offsets(radius)  # checks it
+        pair_offsets(radius)  # raises for a radius without pairs
         self.network = network
         self.radius = int(radius)
         self._term_metrics = {term: keras.metrics.Mean(name=term) for term in self.LOSS_TERMS}
         self.built = True
 
     def call(self, x, training=None):
-        """What the network gives."""
+        """Outputs of the network."""
         return self.network(x, training=training)
 
     def pair_terms(self, y_pred, labels):
         """The loss terms, in the order of `LOSS_TERMS`, and their weighted sum.
 
         Args:
-            y_pred: what the network gives, (batch, h, w, channels) or several of these.
+            y_pred: outputs of the network, (batch, h, w, channels) or a dictionary of these.
             labels: int32 (batch, h, w).
         """
         raise NotImplementedError
@@ -57,7 +57,7 @@ class PairNetwork(keras.Model):
         if isinstance(width, int) and width < smallest_side(self.radius):
             raise ValueError(
                 f"Features must be at least {smallest_side(self.radius)} positions wide, or no pixel has all "
-                f"its neighbours within radius {self.radius}. Received: {width}; train on larger images."
+                f"its neighbors within radius {self.radius}. Received: {width}; train on larger images."
             )
         terms, total = self.pair_terms(y_pred, sample_labels(y, (height, width)))
         for metric, value in zip(self._term_metrics.values(), terms, strict=True):
@@ -90,14 +90,14 @@ def smallest_side(radius):
     return 2 * radius - 1
 
 
-def share_of_pairs(mask):
-    """Pairs of this replica, relative to the mean of all replicas: 1 where there is one replica."""
+def pair_fraction(mask):
+    """Number of pairs on this replica relative to the mean over replicas, 1 with a single replica."""
     count = ops.sum(mask) + EPSILON
     return count / mean_over_replicas(count)
 
 
 def sample_labels(labels, size):
-    """Label maps at another size: the label at the centre of each cell.
+    """Label maps at another size: the label at the center of each cell.
 
     Args:
         labels: int (batch, height, width) or (batch, height, width, 1).
@@ -110,6 +110,6 @@ def sample_labels(labels, size):
     for axis, cells in enumerate(size, start=1):
         pixels = ops.shape(labels)[axis]
         if not (isinstance(pixels, int) and pixels == cells):
-            centres = ((2 * ops.arange(cells, dtype="int32") + 1) * pixels) // (2 * cells)
-            labels = ops.take(labels, centres, axis=axis)
+            centers = ((2 * ops.arange(cells, dtype="int32") + 1) * pixels) // (2 * cells)
+            labels = ops.take(labels, centers, axis=axis)
     return labels

@@ -29,7 +29,7 @@ class Pixel2Prototype(SEAM):
         project_feature: Keras tensor (batch, h', w', channels), the features that are compared. None: a new
             convolution with 128 channels and ReLU.
         correlation_feature: see `SEAM`.
-        prototype_confidence_rate: in (0, 1], share of the pixels of one image that make a prototype: the
+        prototype_confidence_rate: in (0, 1], fraction of the pixels of one image that make a prototype: the
             highest scoring of the batch, as many whatever its size.
         nce_tau: > 0, temperature of all terms.
         cp_contrast_coef, cc_contrast_coef, intra_contrast_coef: >= 0, weights of the terms: cross prototype,
@@ -38,8 +38,8 @@ class Pixel2Prototype(SEAM):
         hard_prototype_range: `(first, end)` in [0, 1]: prototypes ranked by similarity to the pixel; those in
             this range of the ranks are its negatives within a view. The default is ranks 4 to 13 of 21.
         hard_pixel_range: `(first, end)` in [0, 1]: the pixels of a class ranked from the least similar to
-            their prototype; those in this range count as hard, and as large a share as is left is drawn at
-            random.
+            their prototype; those in this range count as hard, and as large a fraction is sampled
+            at random.
         contrast_grid: `(height, width)` of the grid.
         contrast_variant: "published", or "repaired": the background's prototype comes from the pixels with
             the least foreground in place of the first pixels of the batch, and absent classes have none.
@@ -122,7 +122,7 @@ class Pixel2Prototype(SEAM):
             yield term, coefficient, weight * value
 
     def _gathered(self, outputs, transform=None):
-        """What the contrast reads of one view, on the other's pixels and on the grid, of all replicas."""
+        """Inputs of the contrast from one view, on the other's pixels and on the grid, of all replicas."""
         maps = (
             ops.cast(each, "float32") for each in (outputs["projection"], outputs["refined_cam"][..., 1:])
         )
@@ -151,7 +151,7 @@ class Pixel2Prototype(SEAM):
         )
 
     def sampled_pixels(self):
-        """The pixels of both views in the random part of the intra-view term; None draws them anew."""
+        """The pixels of both views in the random part of the intra-view term; None samples them anew."""
         return None, None
 
     def get_config(self) -> dict:

@@ -1,8 +1,8 @@
-"""What a loss of the whole batch needs to know when replicas share the batch.
+"""Sums and batches across the replicas of `tf.distribute`, for losses that compare images.
 
 Most terms are means over images, and the mean over the replicas is the mean over the batch. A term that
 counts or compares across images is not; with these two functions it is, so that one replica equals many. They
-are the only place of model code that speaks to `tf.distribute`; under other backends, and with one replica,
+are the only place of model code that calls `tf.distribute`; under other backends, and with one replica,
 they return what they are given.
 """
 

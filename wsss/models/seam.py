@@ -53,9 +53,9 @@ class SEAM(CamClassifier):
         ER_reg_coef, ECR_reg_coef, min_pooling_coef: >= 0, weights of the terms.
         epsilon: > 0, against division by zero.
         use_inverse_affine: compare maps of affine views in both views' frames.
-        min_pooling_rate: in [0, 1], share of the pixels, the lowest, in the min-pooling loss; 0: no such
+        min_pooling_rate: in [0, 1], fraction of the pixels, the lowest, in the min-pooling loss; 0: no such
             loss.
-        ECR_pooling_rate: in (0, 1], share of the elements, the largest, in the ECR loss.
+        ECR_pooling_rate: in (0, 1], fraction of the elements, the largest, in the ECR loss.
         affine_rotate, affine_rescale, affine_flip, affine_translation: >= 0, relative frequencies of the
             transforms of `view="affine"`.
         view: "affine" (a random transform an image, maps compared at the features' size) or "rescale" (as

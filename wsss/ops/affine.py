@@ -1,6 +1,6 @@
 """Affine transforms of whole batches of images: one bilinear warp, differentiable, on the accelerator.
 
-An affine transform moves the content of an image: positions are `(y, x)` from the image's centre in pixels,
+An affine transform moves the content of an image: positions are `(y, x)` from the image's center in pixels,
 and the content at `p` goes to `linear (p - anchor) + anchor + shift`, with `anchor` and `shift` relative
 to the height and width, so that images and feature maps of any size are transformed alike.
 """
@@ -20,7 +20,7 @@ class AffineMap(NamedTuple):
     """Affine transforms, one an image."""
 
     linear: Any  # float (batch, 2, 2), on (y, x) in pixels
-    anchor: Any  # float (batch, 2), (y, x) of the fixed point, relative to the size, from the centre
+    anchor: Any  # float (batch, 2), (y, x) of the fixed point, relative to the size, from the center
     shift: Any  # float (batch, 2), (y, x), relative to the size
 
 
@@ -214,7 +214,7 @@ class Affine:
         self._lowest, self._highest = domains[..., 0], domains[..., 1]
 
     def random_affine_code(self, size=None):
-        """Draws random transforms.
+        """Samples random transforms.
 
         Args:
             size: number of transforms, one an image; None: a single one, for all images of any batch.
@@ -223,14 +223,14 @@ class Affine:
             `(code, args)`: int32 (size,) and float32 (size, 5), or () and (5,) without a size.
         """
         count = 1 if size is None else size
-        draws = keras.random.uniform((count, 1 + ARGUMENTS), seed=self.seed_generator)
+        uniform = keras.random.uniform((count, 1 + ARGUMENTS), seed=self.seed_generator)
         upper = ops.convert_to_tensor(np.cumsum(self.affine_weights)[:-1], dtype="float32")
-        code = ops.sum(ops.cast(draws[:, :1] >= upper, "int32"), axis=-1)
+        code = ops.sum(ops.cast(uniform[:, :1] >= upper, "int32"), axis=-1)
         lowest, highest = (
             ops.take(ops.convert_to_tensor(x), code, axis=0) for x in (self._lowest, self._highest)
         )
-        args = lowest + draws[:, 1:] * (highest - lowest)
-        flips = _flip_arguments(draws[:, 1], self.vertical_flip)
+        args = lowest + uniform[:, 1:] * (highest - lowest)
+        flips = _flip_arguments(uniform[:, 1], self.vertical_flip)
         args = ops.where((code == KINDS.index("flip"))[:, None], flips, args)
         return (code[0], args[0]) if size is None else (code, args)
 
@@ -249,7 +249,7 @@ class Affine:
         return inverse if len(args.shape) == 2 else inverse[0]
 
     def apply_affine(self, images, code, args):
-        """Transforms each image: one vectorised bilinear warp, differentiable and traceable.
+        """Transforms each image: one vectorized bilinear warp, differentiable and traceable.
 
         Args:
             images: float (batch, height, width, channels), images or maps of any size.
@@ -276,14 +276,14 @@ def _frequencies(weights):
     return frequencies
 
 
-def _flip_arguments(draw, vertical_too):
+def _flip_arguments(uniform, vertical_too):
     """Vertical and horizontal decision from one uniform number: never a flip that flips nothing."""
     if vertical_too:
-        vertical, horizontal = draw < 2 / 3, draw >= 1 / 3
+        vertical, horizontal = uniform < 2 / 3, uniform >= 1 / 3
     else:
-        vertical, horizontal = draw < 0, draw >= 0
+        vertical, horizontal = uniform < 0, uniform >= 0
     flags = [ops.cast(flag, "float32") for flag in (vertical, horizontal)]
-    return ops.stack([*flags, *[ops.zeros_like(draw)] * (ARGUMENTS - 2)], axis=-1)
+    return ops.stack([*flags, *[ops.zeros_like(uniform)] * (ARGUMENTS - 2)], axis=-1)
 
 
 def _sign(flag):
@@ -291,7 +291,7 @@ def _sign(flag):
 
 
 def _source_positions(affine, height, width):
-    """Position in the source, in pixels from the first one's centre, of every pixel of the result."""
+    """Position in the source, in pixels from the first one's center, of every pixel of the result."""
     rows, columns = (ops.arange(side, dtype="float32") for side in (height, width))
     height, width = ops.cast(height, "float32"), ops.cast(width, "float32")
     size = ops.stack([height, width])

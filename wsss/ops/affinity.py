@@ -5,8 +5,8 @@ Supervised Semantic Segmentation", CVPR 2018; Ahn, Cho & Kwak, "Weakly Supervise
 Segmentation with Inter-pixel Relations", CVPR 2019; and their released code.
 
 Pairs are an axis of offsets `(dy, dx)` from a "from" pixel to a "to" pixel, each unordered pair once.
-From pixels are those that have all their neighbours inside the image: with `reach = radius - 1`, the
-rows `0 … height - radius` and the columns `reach … width - radius`. What is said of pairs is shaped
+From pixels are those that have all their neighbors inside the image: with `reach = radius - 1`, the
+rows `0 … height - radius` and the columns `reach … width - radius`. Values of pairs are shaped
 `(batch, height - reach, width - 2 * reach, offsets)`.
 """
 
@@ -23,7 +23,7 @@ EPSILON = 1e-5  # in the logarithms and divisions of all losses, as published
 
 
 class PairLabels(NamedTuple):
-    """What is known of each pair, float32 0/1; pairs with an ignored pixel are 0 in all three."""
+    """Kind of each pair, float32 0/1; pairs with an ignored pixel are 0 in all three."""
 
     background: Any  # both pixels are background
     foreground: Any  # both are of the same class
@@ -68,7 +68,7 @@ def feature_affinity(feature, radius=5, all_pairs=False):
         radius: int >= 2.
         all_pairs: whether every pixel is a from pixel, for the random walk: the result is then
             (batch, height, width, offsets) and 0 where the to pixel lies outside. Training, as
-            published, uses the pairs whose from pixel has all neighbours inside.
+            published, uses the pairs whose from pixel has all neighbors inside.
 
     Returns:
         float (batch, rows, columns, offsets), in [0, 1], in the order of `pair_offsets(radius)`.
@@ -108,7 +108,9 @@ def path_affinity(edge, radius):
 
 
 def pair_labels(labels, offsets):
-    """What label maps say of pixel pairs.
+    """Semantic affinity labels of pixel pairs.
+
+    Source: Ahn & Kwak, CVPR 2018, section 3.2; Ahn, Cho & Kwak, CVPR 2019, released code.
 
     Args:
         labels: int (batch, height, width), 0 = background, 255 = ignore.
@@ -149,7 +151,7 @@ def affinity_loss(affinity, labels):
 
 
 def displacement_loss(displacement, labels, offsets):
-    """IRN's displacement loss: pixels of one instance point at one centre.
+    """IRN's displacement loss: pixels of one instance point at one center.
 
     Within a class, displacements differ by the offset of the pixels; on the background by nothing.
 

@@ -24,7 +24,7 @@ ABSENT = -1e9  # similarity to a prototype that does not exist: its exponential 
 
 
 class ContrastView(NamedTuple):
-    """What the contrast reads of one view, at any resolution."""
+    """Features and refined maps of one view, at any resolution."""
 
     projection: Any  # float (batch, height, width, channels)
     refined_cam: Any  # float (batch, height, width, K), raw, foreground only
@@ -144,7 +144,7 @@ def estimate_prototypes(features, scores, image_labels, count=32, repaired=False
     join that tie with the last one taken.
 
     Args:
-        features: float (pixels, channels), not normalised.
+        features: float (pixels, channels), not normalized.
         scores: float (batch, height, width, K + 1), of `class_scores`.
         image_labels: float 0/1 (batch, K); read only where `repaired`.
         count: pixels a prototype, whatever the batch size.
@@ -230,8 +230,8 @@ def intra_view_contrast(
     classes = similarity.shape[-1]
     class_size = ops.sum(ops.one_hot(labels, classes, dtype="int32"), axis=0)
     size = ops.take(class_size, labels)
-    hard_count = _share(size, hard_pixel_range[1] - hard_pixel_range[0])
-    hard_end = _share(size, hard_pixel_range[1])
+    hard_count = _portion(size, hard_pixel_range[1] - hard_pixel_range[0])
+    hard_end = _portion(size, hard_pixel_range[1])
     rank = _rank_in_class(labels, ops.stop_gradient(positive))
     hard = ops.logical_and(rank >= hard_end - hard_count, rank < hard_end)
     taken = ops.cast(hard, "float32") + ops.cast(sampled, "float32")
@@ -241,12 +241,12 @@ def intra_view_contrast(
     return ops.sum(weight * loss) / present
 
 
-def sample_pixels(labels, share=0.5, seed=None):
-    """A share of the pixels of each class (rounded down).
+def sample_pixels(labels, fraction=0.5, seed=None):
+    """A random fraction of the pixels of each class (rounded down).
 
     Args:
         labels: int (pixels,).
-        share: in [0, 1].
+        fraction: in [0, 1].
         seed: int or `keras.random.SeedGenerator` for a random choice; None for evenly spaced pixels, every
             other one for the half.
 
@@ -257,12 +257,12 @@ def sample_pixels(labels, share=0.5, seed=None):
     if seed is not None:
         key = keras.random.uniform(ops.shape(labels), seed=seed)
     rank = _rank_in_class(labels, key)
-    return _share(rank + 1, share) > _share(rank, share)
+    return _portion(rank + 1, fraction) > _portion(rank, fraction)
 
 
-def _share(count, share):
-    """`count * share` rounded down; the small addend makes 0.6 * 5 three on every backend."""
-    return ops.cast(ops.cast(count, "float32") * share + 1e-2, "int32")
+def _portion(count, fraction):
+    """`count * fraction` rounded down; the small addend makes 0.6 * 5 three on every backend."""
+    return ops.cast(ops.cast(count, "float32") * fraction + 1e-2, "int32")
 
 
 def _rank_in_class(labels, key):

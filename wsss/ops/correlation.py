@@ -1,7 +1,7 @@
 """Pixel correlation of SEAM; on a CPU without the matrix of all pairs of pixels.
 
 With unit features `g` the matrix of similarities `A = relu(g gᵀ)` is symmetric, so the sums that
-normalise its columns are those of its rows, and one product `A [cam, 1]` gives the refined maps and
+normalize its columns are those of its rows, and one product `A [cam, 1]` gives the refined maps and
 their divisors. That product is taken over square blocks of `A` on and above the diagonal: each is
 computed when needed, used for its rows and (transposed) for its columns, and released; the backward
 pass computes it again. An accelerator takes all of `A` as one block while it fits a stated bound.
@@ -151,8 +151,8 @@ def _block_count(batch, pixels, block_elements):
     """Blocks along one side, so that one block of the whole batch has about `block_elements`."""
     if isinstance(batch, Integral) and isinstance(pixels, Integral):
         return max(math.ceil(pixels * (batch / block_elements) ** 0.5), 1)
-    share = ops.cast(batch, "float32") / block_elements
-    return ops.cast(ops.ceil(ops.cast(pixels, "float32") * ops.sqrt(share)), "int32")
+    ratio = ops.cast(batch, "float32") / block_elements
+    return ops.cast(ops.ceil(ops.cast(pixels, "float32") * ops.sqrt(ratio)), "int32")
 
 
 def _transpose(matrices):

@@ -16,7 +16,7 @@ def interpolation_matrix(out_size, in_size, align_corners=False):
         out_size: number of samples wanted, >= 1.
         in_size: number of samples given, >= 1.
         align_corners: whether the first and the last samples coincide (source coordinate
-            `i * (in - 1) / (out - 1)`); otherwise half-pixel centres, clamped at the edges, no antialiasing.
+            `i * (in - 1) / (out - 1)`); otherwise half-pixel centers, clamped at the edges, no antialiasing.
 
     Returns:
         float64 array; each row sums to one.

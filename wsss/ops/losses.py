@@ -6,9 +6,9 @@ Segmentation", CVPR 2020, section 3, and the released code.
 Channels. The authors carry a background channel 0 through all maps, but read it in one place only.
 Here it stands just there: class maps (`cam`) hold the K foreground classes, because the published
 losses overwrite their background by `1 - max` of the foreground; a refined map (`refined_cam`) holds
-K + 1 channels, because cross-view regularisation compares its refined background (channel 0). Pass
+K + 1 channels, because cross-view regularization compares its refined background (channel 0). Pass
 `cam[..., 1:]` of a 21-channel network; where a network refines the foreground only, `add_background`
-of its normalised maps gives the missing channel.
+of its normalized maps gives the missing channel.
 
 Every loss is computed in float32, whatever the precision of the maps.
 """
@@ -28,7 +28,7 @@ class View(NamedTuple):
 
 
 class Regularization(NamedTuple):
-    """Equivariant regularisation of two views, each float (batch,)."""
+    """Equivariant regularization of two views, each float (batch,)."""
 
     equivariance: Any
     cross_equivariance: Any
@@ -41,9 +41,9 @@ def min_pooling_loss(cam, image_labels=None, rate=0.25):
     released code.
 
     Args:
-        cam: float (batch, height, width, classes), foreground, not normalised.
+        cam: float (batch, height, width, classes), foreground, not normalized.
         image_labels: float 0/1 (batch, classes) or None; maps of other classes count as 0.
-        rate: in (0, 1], the share of the pixels.
+        rate: in (0, 1], fraction of the pixels.
 
     Returns:
         float (batch,).
@@ -55,7 +55,7 @@ def min_pooling_loss(cam, image_labels=None, rate=0.25):
 
 
 def equivariance_loss(cam, other_cam):
-    """Equivariance (ER): mean absolute difference of two views' normalised maps.
+    """Equivariance (ER): mean absolute difference of two views' normalized maps.
 
     Args:
         cam: float (batch, height, width, classes), of one view, brought to the other's pixels.
@@ -74,10 +74,10 @@ def cross_equivariance_loss(cam, refined_cam, rate=0.2):
     largest differences of each image.
 
     Args:
-        cam: float (batch, height, width, K), one view's normalised foreground maps.
-        refined_cam: float (batch, height, width, K + 1), the other view's normalised refined maps
+        cam: float (batch, height, width, K), one view's normalized foreground maps.
+        refined_cam: float (batch, height, width, K + 1), the other view's normalized refined maps
             on the same pixels, background in channel 0.
-        rate: in (0, 1], the share of the elements that counts.
+        rate: in (0, 1], fraction of the elements, the largest, that counts.
 
     Returns:
         float (batch,).
@@ -96,7 +96,7 @@ def equivariant_regularization(view, other, image_labels, to_other, rate=0.2, ep
         image_labels: float 0/1 (batch, K).
         to_other: function from maps on `view`'s pixels to maps on `other`'s, the transform of the
             images applied to maps (SEAM: resizing to 0.3 with aligned corners).
-        rate: in (0, 1], share of the elements in `cross_equivariance_loss`.
+        rate: in (0, 1], fraction of the elements in `cross_equivariance_loss`.
         epsilon: > 0, of `max_normalize`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pixel-adaptive mask refinement (PAMR): soft masks smoothed along the colours of the image.
+"""Pixel-adaptive mask refinement (PAMR): soft masks smoothed along the colors of the image.
 
 Source: Araslanov & Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020,
 section 3.3, and the released code. It is a batched refinement for the accelerator, no substitute for
@@ -15,14 +15,14 @@ NEIGHBORS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx)
 def refine_masks(images, masks, iterations=10, dilations=(1, 2, 4, 8, 12, 24)):
     """Soft masks averaged `iterations` times over the pixels around that look alike.
 
-    Each pixel has 8 neighbours at every dilation; they are weighted by a softmax of their difference in
-    colour, measured by the local standard deviation. No gradient passes.
+    Each pixel has 8 neighbors at every dilation; they are weighted by a softmax of their difference in
+    color, measured by the local standard deviation. No gradient passes.
 
     Args:
-        images: float (batch, height, width, colours).
+        images: float (batch, height, width, colors).
         masks: float (batch, h, w, classes); resized to the images with aligned corners.
         iterations: >= 0.
-        dilations: distances of the neighbours in pixels.
+        dilations: distances of the neighbors in pixels.
 
     Returns:
         float (batch, height, width, classes), dtype of `masks`.
@@ -41,9 +41,9 @@ def refine_masks(images, masks, iterations=10, dilations=(1, 2, 4, 8, 12, 24)):
 
 
 def _neighbor_weights(images, offsets, centers):
-    """Softmax over the neighbours, (batch, height, width, neighbours).
+    """Softmax over the neighbors, (batch, height, width, neighbors).
 
-    As published the centre counts once for each dilation in the standard deviation.
+    As published the center counts once for each dilation in the standard deviation.
     """
     neighbors = _Neighbors(images, max(dy for dy, _ in offsets))
     count = len(offsets) + centers

@@ -17,8 +17,8 @@ def resize_bilinear(images, size, align_corners=False):
         images: float (batch, height, width, channels).
         size: `(height, width)` of the result in pixels; ints, or scalar tensors inside a
             TensorFlow graph.
-        align_corners: whether the centres of the corner pixels fall on each other; otherwise the
-            corners of the images do (half-pixel centres, clamped at the border).
+        align_corners: whether the centers of the corner pixels fall on each other; otherwise the
+            corners of the images do (half-pixel centers, clamped at the border).
 
     Returns:
         (batch, *size, channels), dtype of `images`.
