@@ -221,7 +221,9 @@ def set_threads(form, threads, training):
         import_tensorflow(onednn=training)
         import tensorflow as tf
 
-        import wsss.inference.predictor
+        import wsss.inference.compilation
+        import wsss.inference.loading
+        import wsss.inference.tiling.tile
         import wsss.weights.published  # noqa: F401
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -13,7 +13,7 @@ from wsss.models.seam import SEAM
 
 
 def with_statistics(model, seed=0):
-    """The model with batch normalisations that do something, as after training."""
+    """The model with batch normalizations that do something, as after training."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -38,7 +38,7 @@ def outputs_of(seam):
     return keras.Model(seam.network.input, [seam.network.output[name] for name in ("cam", "scores")])
 
 
-def test_a_network_of_keras_keeps_its_outputs_and_loses_its_batch_normalisation():
+def test_a_network_of_keras_keeps_its_outputs_and_loses_its_batch_normalization():
     backbone = build_backbone("MobileNetV2", weights="none", output_stride=16)
     seam = SEAM(backbone.input, backbone.feature, 3, correlation_feature=backbone.correlation_feature())
     model = with_statistics(outputs_of(seam))
@@ -102,7 +102,7 @@ def test_the_optimized_network_compiles_with_xla_and_calls_no_host():
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize(("strides", "dilation"), [(1, 1), (2, 1), (1, 2)])
-def test_padding_convolution_and_normalisation_become_one(depthwise, use_bias, strides, dilation):
+def test_padding_convolution_and_normalization_become_one(depthwise, use_bias, strides, dilation):
     options = {"strides": strides, "dilation_rate": dilation, "use_bias": use_bias}
     convolution = layers.DepthwiseConv2D(3, **options) if depthwise else layers.Conv2D(5, 3, **options)
     image = keras.Input((None, None, 3))
@@ -115,7 +115,7 @@ def test_padding_convolution_and_normalisation_become_one(depthwise, use_bias, s
     assert_equal_outputs(model, folded, images(2, 11, 14, 3))
 
 
-def test_what_others_read_too_is_not_folded():
+def test_a_convolution_that_other_layers_read_is_not_folded():
     image = keras.Input((None, None, 3))
     x = layers.Conv2D(4, 3, padding="same")(image)
     activated = layers.Conv2D(4, 3, padding="same", activation="relu")(image)

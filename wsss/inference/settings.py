@@ -53,7 +53,7 @@ def choose_settings(bytes_per_pixel: float, **overrides) -> InferenceSettings:
         chosen = {
             "pixels_at_once": 3 << 18,
             "threads": 2,
-            "jit_compile": False,
+            "jit_compile": _backend() == "jax",  # which compiles for exact sizes in any case
             "max_activation_memory": 512 << 20 if _backend() == "tensorflow" else None,
         }
     else:

@@ -72,7 +72,7 @@ def test_shortcuts_side_outputs_and_depthwise_convolutions():
     assert_equal_outputs(model, network, images(2, 33, 18, 3))
 
 
-def test_a_layer_that_looks_at_the_whole_map_parts_two_executors():
+def test_a_layer_that_reads_the_whole_map_lies_between_two_executors():
     image = keras.Input((None, None, 3))
     x = through_wide_maps(image)
     gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
