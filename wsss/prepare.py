@@ -122,7 +122,7 @@ def make_parser():
 
 
 def prepare(options, beam_argv=()):
-    """Makes the shards, prints what came of it, and returns the exit code."""
+    """Makes the shards, prints a summary, and returns the exit code."""
     import apache_beam as beam
 
     from wsss.pipeline import progress
@@ -174,7 +174,7 @@ def prepare(options, beam_argv=()):
 
 
 def _open_source(options):
-    """The `Source` or `Collection`, and the number of images in it."""
+    """The `Listing` or `Collection`, and the number of images in it."""
     if options.tfds:
         from wsss.data.dataset import open_collection
 
@@ -215,7 +215,8 @@ def _claim_output(options, source):
 def _write_metadata(output, name, source, results):
     from wsss.data.dataset import write_metadata
 
-    shard_lengths, split_bytes = {}, Counter()
+    shard_lengths: dict[str, list[int]] = {}
+    split_bytes: Counter = Counter()
     for result in results:
         shard_lengths.setdefault(result.split, []).append(result.count)
         split_bytes[result.split] += result.size
@@ -240,7 +241,7 @@ def _summarise(source, results, problems, notes):
 
     class_images, class_pixels = total_counts(results)
     images = sum(result.count for result in results)
-    splits = Counter()
+    splits: Counter = Counter()
     for result in results:
         splits[result.split] += result.count
     refused = {problem.id for problem in problems}

@@ -1,4 +1,4 @@
-"""`wsss.data.augment`: draws, geometry and colours."""
+"""`wsss.data.augment`: draws, geometry and colors."""
 
 import dataclasses
 import json
@@ -17,11 +17,11 @@ from wsss.data.augment import (
     Augmentation,
     augment_image,
     crop_offset,
-    draw_augmentation,
-    jitter_colours,
+    jitter_colors,
     place_crop,
     resize_bicubic,
     resize_long_side,
+    sample_augmentation,
 )
 
 UNCHANGED = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
@@ -29,12 +29,12 @@ UNCHANGED = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
 
 def draws(augmentation, image_size=32, count=400):
     seeds = tf.stack([tf.range(count), tf.zeros(count, tf.int32)], 1)
-    return tf.vectorized_map(lambda seed: draw_augmentation(augmentation, image_size, seed), seeds)
+    return tf.vectorized_map(lambda seed: sample_augmentation(augmentation, image_size, seed), seeds)
 
 
 def test_the_published_ranges_are_drawn_with_both_ends():
     drawn = tf.map_fn(
-        lambda seed: draw_augmentation(AUGMENTATIONS["published"], 7, seed).long_side,
+        lambda seed: sample_augmentation(AUGMENTATIONS["published"], 7, seed).long_side,
         tf.stack([tf.range(300), tf.ones(300, tf.int32)], 1),
     )
     assert sorted(set(drawn.numpy())) == [7, 8, 9, 10, 11, 12]  # 448..768 for a crop of 448
@@ -53,8 +53,8 @@ def test_factors_flips_and_orders_cover_their_ranges():
 
 
 def test_the_same_seed_draws_the_same():
-    first, again = (draw_augmentation(AUGMENTATIONS["published"], 448, (3, 4)) for _ in range(2))
-    other = draw_augmentation(AUGMENTATIONS["published"], 448, (3, 5))
+    first, again = (sample_augmentation(AUGMENTATIONS["published"], 448, (3, 4)) for _ in range(2))
+    other = sample_augmentation(AUGMENTATIONS["published"], 448, (3, 5))
     for one, two in zip(first, again):
         np.testing.assert_array_equal(one, two)
     assert not np.array_equal(first.factors, other.factors)
@@ -62,8 +62,8 @@ def test_the_same_seed_draws_the_same():
 
 def test_no_augmentation_fits_the_image_into_the_square():
     image = np.full((20, 40, 3), 255, np.uint8)
-    draw = draw_augmentation(AUGMENTATIONS["none"], 16, (0, 0))
-    result = augment_image(image, draw, 16, (0.25, 0.5, 0.75)).numpy()
+    parameters = sample_augmentation(AUGMENTATIONS["none"], 16, (0, 0))
+    result = augment_image(image, parameters, 16, (0.25, 0.5, 0.75)).numpy()
     np.testing.assert_array_equal(result[4:12], 1.0)
     np.testing.assert_array_equal(result[:4], np.broadcast_to([0.25, 0.5, 0.75], (4, 16, 3)))
     np.testing.assert_array_equal(result[12:], np.broadcast_to([0.25, 0.5, 0.75], (4, 16, 3)))
@@ -110,37 +110,37 @@ def test_a_crop_is_a_window_or_the_image_on_a_canvas(height, width, crop, data):
     [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast), (2, ImageEnhance.Color)],
 )
 @pytest.mark.parametrize("factor", [0.7, 1.25])
-def test_colour_mixtures_equal_pillow_to_two_grey_levels(index, enhance, factor):
+def test_color_mixtures_equal_pillow_to_two_grey_levels(index, enhance, factor):
     image = picture(20, 30)
     factors = np.array(UNCHANGED)
     factors[index] = factor
     expected = np.asarray(enhance(image).enhance(factor), np.float32)
-    result = jitter_colours(np.asarray(image, np.float32) / 255, factors, tf.range(4)).numpy() * 255
+    result = jitter_colors(np.asarray(image, np.float32) / 255, factors, tf.range(4)).numpy() * 255
     assert np.abs(result - expected).max() < 2
 
 
-def test_hue_turns_the_colour_circle():
+def test_hue_turns_the_color_circle():
     red = np.zeros((1, 1, 3), np.float32)
     red[..., 0] = 1
-    green = jitter_colours(red, tf.constant([1.0, 1.0, 1.0, 1 / 3]), tf.range(4))
+    green = jitter_colors(red, tf.constant([1.0, 1.0, 1.0, 1 / 3]), tf.range(4))
     np.testing.assert_allclose(green, [[[0, 1, 0]]], atol=1e-6)
 
 
-def test_the_order_of_the_colour_operations_matters_and_is_kept():
+def test_the_order_of_the_color_operations_matters_and_is_kept():
     image = np.asarray(picture(8, 8), np.float32) / 255
     factors = tf.constant([1.3, 0.7, 1.3, 0.1])
     one = image
     for index in (2, 0, 3, 1):
         single = np.array(UNCHANGED)
         single[index] = factors[index]
-        one = jitter_colours(one, single, tf.range(4))
-    np.testing.assert_allclose(jitter_colours(image, factors, tf.constant([2, 0, 3, 1])), one, atol=1e-6)
-    assert np.abs(jitter_colours(image, factors, tf.constant([1, 3, 0, 2])) - one).max() > 0.01
+        one = jitter_colors(one, single, tf.range(4))
+    np.testing.assert_allclose(jitter_colors(image, factors, tf.constant([2, 0, 3, 1])), one, atol=1e-6)
+    assert np.abs(jitter_colors(image, factors, tf.constant([1, 3, 0, 2])) - one).max() > 0.01
 
 
-def test_unchanged_colours_are_the_same_bits():
+def test_unchanged_colors_are_the_same_bits():
     image = np.asarray(picture(8, 8), np.float32) / 255
-    np.testing.assert_array_equal(jitter_colours(image, UNCHANGED, tf.range(4)), image)
+    np.testing.assert_array_equal(jitter_colors(image, UNCHANGED, tf.range(4)), image)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_authors_crop_is_met_exactly(case):
         assert int(crop_offset(length, crop, np.float32((value + 0.5) / values))) == value
     normalised = (case["resized_long"] / np.float32(255) - MEAN) / DEVIATION
     np.testing.assert_allclose(normalised, case["normalised"], atol=1e-6)
-    # Padded with 0 after normalising, as the authors do, and before it with the mean colour, as we do.
+    # Padded with 0 after normalising, as the authors do, and before it with the mean color, as we do.
     after = place_crop(case["normalised"], crop, (y, x), (0.0, 0.0, 0.0))
     np.testing.assert_array_equal(after, case["cropped"])
     before = place_crop(case["resized_long"] / np.float32(255), crop, (y, x), MEAN)

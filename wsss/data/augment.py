@@ -1,11 +1,11 @@
 """Augmentation of training images, as in the published protocol of SEAM and Pixel-to-Prototype Contrast.
 
-Resize to a random long side (bicubic, antialiased), mirror, jitter the colours in random order, crop at a
-random place. Everything random is drawn first, by `draw_augmentation` from a seed alone; `augment_image` only
-carries it out. So the result does not depend on parallelism, and a draw can be injected.
+Resize to a random long side (bicubic, antialiased), mirror, jitter the colors in random order, crop at a
+random place. All parameters are sampled first, by `sample_augmentation` from a seed alone; `augment_image`
+applies them. So the result does not depend on parallelism, and parameters can be injected.
 
-Source: YudeWang/SEAM, tool/imutils.py and train_SEAM.py; torchvision's colour jitter. Departures: images stay
-in [0, 1] (the network normalises), so padding is by the colour that normalises to 0; between the colour
+Source: YudeWang/SEAM, tool/imutils.py and train_SEAM.py; torchvision's color jitter. Departures: images stay
+in [0, 1] (the network normalizes), so padding is by the color that normalizes to 0; between the color
 operations nothing is rounded to 8 bits.
 """
 
@@ -20,7 +20,7 @@ _GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2 luma, as in Pillow
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn, and from which range.
+    """Ranges of the sampled augmentation parameters.
 
     Attributes:
         long_side: (low, high), the image's long side after resizing as a multiple of the crop; an integer
@@ -28,7 +28,7 @@ class Augmentation:
         flip: probability of mirroring, in [0, 1].
         brightness, contrast, saturation: a factor is drawn from [1 - value, 1 + value]; value in [0, 1].
         hue: a turn is drawn from [-value, value], 1 being the full circle; value in [0, 0.5].
-        random_placement: whether the crop (or, in a larger crop, the image) is placed at random, or centred.
+        random_placement: whether the crop (or, in a larger crop, the image) is placed at random, or centered.
     """
 
     long_side: tuple = (1.0, 768 / 448)
@@ -57,8 +57,8 @@ AUGMENTATIONS = {
 }
 
 
-class Draw(NamedTuple):
-    """What was drawn for one image; every field a scalar unless said.
+class AugmentationParameters(NamedTuple):
+    """Sampled augmentation parameters of one image; every field a scalar unless said.
 
     Attributes:
         long_side: int32, pixels.
@@ -75,8 +75,8 @@ class Draw(NamedTuple):
     offsets: tf.Tensor
 
 
-def draw_augmentation(augmentation, image_size, seed):
-    """Draws an augmentation; the same seed gives the same draw, on every machine.
+def sample_augmentation(augmentation, image_size, seed):
+    """Samples augmentation parameters; the same seed gives the same ones, on every machine.
 
     Args:
         augmentation: `Augmentation`.
@@ -84,7 +84,7 @@ def draw_augmentation(augmentation, image_size, seed):
         seed: int (2,), a stateless seed.
 
     Returns:
-        `Draw`.
+        `AugmentationParameters`.
     """
     uniform = tf.random.stateless_uniform([12], seed, alg="philox")
     low, high = (round(factor * image_size) for factor in augmentation.long_side)
@@ -92,53 +92,53 @@ def draw_augmentation(augmentation, image_size, seed):
         [augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue],
         tf.float32,
     )
-    centre = tf.constant([1.0, 1.0, 1.0, 0.0])
+    center = tf.constant([1.0, 1.0, 1.0, 0.0])
     offsets = uniform[10:12] if augmentation.random_placement else tf.constant([0.5, 0.5])
-    return Draw(
+    return AugmentationParameters(
         long_side=low + _integer(uniform[0], high - low + 1),
         flip=uniform[1] < augmentation.flip,
-        factors=centre + (2 * uniform[2:6] - 1) * ranges,
+        factors=center + (2 * uniform[2:6] - 1) * ranges,
         order=tf.argsort(uniform[6:10], stable=True),
         offsets=offsets,
     )
 
 
-def augment_image(image, draw, image_size, pad_value):
-    """Carries a draw out.
+def augment_image(image, parameters, image_size, pad_value):
+    """Applies sampled parameters to an image.
 
     Args:
         image: uint8 RGB (height, width, 3).
-        draw: `Draw`.
+        parameters: `AugmentationParameters`.
         image_size: int, side of the crop in pixels.
-        pad_value: three floats in [0, 1], the colour beyond the image's border.
+        pad_value: three floats in [0, 1], the color beyond the image's border.
 
     Returns:
         float32 (image_size, image_size, 3), in [0, 1].
     """
-    image = resize_long_side(image, draw.long_side)
-    image = tf.cond(draw.flip, lambda: image[:, ::-1], lambda: image)
-    image = jitter_colours(tf.cast(image, tf.float32) / 255.0, draw.factors, draw.order)
+    image = resize_long_side(image, parameters.long_side)
+    image = tf.cond(parameters.flip, lambda: image[:, ::-1], lambda: image)
+    image = jitter_colors(tf.cast(image, tf.float32) / 255.0, parameters.factors, parameters.order)
     size = tf.shape(image)
-    offsets = [crop_offset(size[axis], image_size, draw.offsets[axis]) for axis in (0, 1)]
+    offsets = [crop_offset(size[axis], image_size, parameters.offsets[axis]) for axis in (0, 1)]
     return place_crop(image, image_size, offsets, pad_value)
 
 
-def augment_mask(mask, image_shape, draw, image_size):
-    """Carries the draw of an image out on its label map.
+def augment_mask(mask, image_shape, parameters, image_size):
+    """Applies the sampled parameters of an image to its label map.
 
     Args:
         mask: uint8 (height, width, 1), 255 = ignore.
         image_shape: int32 (2,), height and width of the image.
-        draw: `Draw`.
+        parameters: `AugmentationParameters`.
         image_size: int, side of the crop in pixels.
 
     Returns:
         uint8 (image_size, image_size): the labels of the nearest pixels, 255 beyond the image's border.
     """
-    size = resized_shape(image_shape[0], image_shape[1], draw.long_side)
+    size = resized_shape(image_shape[0], image_shape[1], parameters.long_side)
     mask = tf.image.resize(mask, size, method="nearest")
-    mask = tf.cond(draw.flip, lambda: mask[:, ::-1], lambda: mask)
-    offsets = [crop_offset(size[axis], image_size, draw.offsets[axis]) for axis in (0, 1)]
+    mask = tf.cond(parameters.flip, lambda: mask[:, ::-1], lambda: mask)
+    offsets = [crop_offset(size[axis], image_size, parameters.offsets[axis]) for axis in (0, 1)]
     mask = place_crop(tf.cast(mask, tf.float32), image_size, offsets, (255.0,))
     return tf.cast(mask[..., 0], tf.uint8)
 
@@ -181,7 +181,7 @@ def resize_bicubic(image, shape):
     return tf.ensure_shape(resize_first_axis(tf.transpose(wide, (1, 0, 2)), shape[0]), (None, None, 3))
 
 
-def jitter_colours(image, factors, order):
+def jitter_colors(image, factors, order):
     """Changes brightness, contrast, saturation and hue, in a given order.
 
     Each of the first three mixes the image with another: black, its mean grey, itself in grey.
@@ -246,7 +246,7 @@ def place_crop(image, crop, offsets, pad_value):
         image: float32 (height, width, channels).
         crop: int, side of the square in pixels.
         offsets: int32 (y, x), as from `crop_offset`.
-        pad_value: floats (channels,), the colour of the canvas.
+        pad_value: floats (channels,), the color of the canvas.
 
     Returns:
         float32 (crop, crop, channels).

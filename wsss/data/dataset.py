@@ -9,8 +9,11 @@ Neither TensorFlow nor TFDS is imported to read a record.
 
 import re
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+
+import numpy as np
 
 from wsss.common import fingerprint, io
 from wsss.common.constants import check_class_count
@@ -39,19 +42,19 @@ class Record:
 
     image_id: str
     image_bytes: bytes = field(repr=False)
-    labels: tuple
+    labels: tuple[int, ...]
     height: int
     width: int
     orientation: int = 1
     mask_bytes: bytes | None = field(default=None, repr=False)
 
     @cached_property
-    def image(self):
+    def image(self) -> np.ndarray:
         """uint8 RGB (height, width, 3), upright."""
         return images.decode_image(self.image_bytes, self.orientation)
 
     @cached_property
-    def mask(self):
+    def mask(self) -> np.ndarray | None:
         """uint8 (height, width), 0 background, 1..K class, 255 ignore; None where the collection has none."""
         return None if self.mask_bytes is None else images.decode_mask(self.mask_bytes)
 
@@ -81,21 +84,21 @@ class Collection:
 
     directory: str
     name: str
-    class_names: tuple
-    shard_lengths: dict
+    class_names: tuple[str, ...]
+    shard_lengths: dict[str, tuple[int, ...]]
     keys: RecordKeys = RecordKeys()
 
     @property
-    def has_masks(self):
+    def has_masks(self) -> bool:
         """Whether the records hold true masks."""
         return self.keys.mask is not None
 
     @property
-    def split_sizes(self):
+    def split_sizes(self) -> dict[str, int]:
         """dict of split to its number of images."""
         return {split: sum(lengths) for split, lengths in self.shard_lengths.items()}
 
-    def shard_paths(self, split):
+    def shard_paths(self, split: str) -> list[str]:
         """The files of a split, in order.
 
         Raises:
@@ -122,7 +125,7 @@ class Collection:
             raise UserError(f"A shard of {self.directory} is missing: {error.filename or error}.") from error
         return fingerprint.combine((*self.class_names, *splits, *contents))
 
-    def parse(self, serialized, fallback_id=None):
+    def parse(self, serialized: bytes, fallback_id: str | None = None) -> Record:
         """The `Record` in a serialized example of this collection; see `parse_example`.
 
         Raises:
@@ -136,24 +139,24 @@ class Collection:
             raise images.BadImage("wrongly_labelled", detail, "Correct the data set.")
         return record
 
-    def read_shard(self, path):
+    def read_shard(self, path: str) -> Iterator[Record]:
         """Yields the `Record`s of one shard, in order."""
         base = path.rsplit("/", 1)[-1]
         for index, serialized in enumerate(read_records(path)):
             yield self.parse(serialized, fallback_id=f"{base}__{index}")
 
-    def read(self, split):
+    def read(self, split: str) -> Iterator[Record]:
         """Yields the `Record`s of a split, in order."""
         for path in self.shard_paths(split):
             yield from self.read_shard(path)
 
 
-def shard_name(name, split, shard, shards):
+def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     """File name of a shard, as TFDS has it."""
     return _SHARD.format(name=name, split=split, shard=shard, shards=shards)
 
 
-def format_example(record):
+def format_example(record: Record) -> bytes:
     """Serializes a `Record`; equal records give equal bytes."""
     features = {
         "image": record.image_bytes,
@@ -168,7 +171,9 @@ def format_example(record):
     return encode_example(features)
 
 
-def parse_example(serialized, keys=None, fallback_id=None):
+def parse_example(
+    serialized: bytes, keys: RecordKeys | None = None, fallback_id: str | None = None
+) -> Record:
     """The `Record` in a serialized example.
 
     Args:
@@ -213,7 +218,7 @@ def _record(features, keys, fallback_id):
     )
 
 
-def open_collection(data):
+def open_collection(data: str) -> Collection:
     """Opens a collection.
 
     Args:
@@ -258,7 +263,16 @@ def _read_metadata(directory, data):
     )
 
 
-def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, has_masks, description=""):
+def write_metadata(
+    directory: str,
+    *,
+    name: str,
+    class_names: Sequence[str],
+    shard_lengths: Mapping[str, Sequence[int]],
+    split_bytes: Mapping[str, int],
+    has_masks: bool,
+    description: str = "",
+) -> Collection:
     """Writes TFDS's metadata beside the shards; with it the collection is complete.
 
     Args:
@@ -275,7 +289,6 @@ def write_metadata(directory, *, name, class_names, shard_lengths, split_bytes, 
     """
     check_class_count(len(class_names), "The collection")
     import_tensorflow()
-    import numpy as np
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
 

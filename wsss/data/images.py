@@ -46,7 +46,7 @@ class ImageMetadata(NamedTuple):
     orientation: int
 
 
-def is_image(path):
+def is_image(path: str) -> bool:
     """Whether a file is an image by its name; one of a format that is not read is refused later, with why."""
     return path.lower().endswith(_SUFFIXES)
 
@@ -234,7 +234,7 @@ def _color(code):
     return code >> 16, code >> 8 & 255, code & 255
 
 
-def encode_mask(mask, palette=None):
+def encode_mask(mask: np.ndarray, palette: np.ndarray | None = None) -> bytes:
     """Encodes a mask as PNG; equal masks give equal bytes.
 
     Args:
@@ -253,7 +253,7 @@ def encode_mask(mask, palette=None):
     return stream.getvalue()
 
 
-def voc_palette():
+def voc_palette() -> np.ndarray:
     """The colours of PASCAL VOC's masks, uint8 (256, 3): the bits of the index, spread over R, G and B."""
     index = np.arange(256, dtype=np.uint8)
     palette = np.zeros((256, 3), np.uint8)
@@ -264,7 +264,7 @@ def voc_palette():
     return palette
 
 
-def upright(array, orientation):
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turns stored pixels, whose first axes are height and width, the way an EXIF orientation (1..8) says."""
     if orientation >= 5:
         array = np.swapaxes(array, 0, 1)
@@ -275,7 +275,7 @@ def upright(array, orientation):
     return array
 
 
-def stored_size(data):
+def stored_size(data: bytes) -> tuple[int, int]:
     """(height, width) in an image's header, without regard to its orientation."""
     with _open(data) as image:
         return image.size[::-1]

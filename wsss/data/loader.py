@@ -22,7 +22,7 @@ from wsss.data.augment import (
     AUGMENTATIONS,
     augment_image,
     augment_mask,
-    draw_augmentation,
+    sample_augmentation,
 )
 from wsss.data.tfrecord import read_records
 
@@ -80,7 +80,7 @@ def training_dataset(
         batch_size: int, images in a global batch.
         image_size: int, side of the crops in pixels.
         augmentation: `Augmentation`, or a name in `AUGMENTATIONS`.
-        pad_value: three floats in [0, 1], the colour beyond an image's border.
+        pad_value: three floats in [0, 1], the color beyond an image's border.
         seed: int; with the epoch it decides everything random.
         first_epoch: int, the epoch to begin with, as when a run is resumed.
         epochs: int, where to stop (exclusive); None goes on for ever.
@@ -124,10 +124,10 @@ def training_dataset(
         image_seed = tf.random.experimental.stateless_fold_in(
             tf.stack([tf.constant(seed, tf.int64), epoch]), index
         )
-        draw = draw_augmentation(augmentation, image_size, image_seed)
+        parameters = sample_augmentation(augmentation, image_size, image_seed)
         if with_masks:
-            target = augment_mask(target, tf.shape(image), draw, image_size)
-        return augment_image(image, draw, image_size, pad_value), target
+            target = augment_mask(target, tf.shape(image), parameters, image_size)
+        return augment_image(image, parameters, image_size, pad_value), target
 
     def one_epoch(epoch):
         tf.compat.v1.set_random_seed(1)  # of this graph alone: `shuffle` would mix the global seed in

@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsss.common import io
 from wsss.common.output_folder import claim
-from wsss.data.dataset import Record, format_example, shard_name, write_metadata
+from wsss.data.dataset import Collection, Record, format_example, shard_name, write_metadata
 from wsss.data.images import encode_mask
 from wsss.data.tfrecord import write_records
 
@@ -24,7 +24,9 @@ _LARGEST_HIDDEN_PART = 0.5
 _RECORDS_PER_SHARD = 128
 
 
-def write_synthetic_collection(directory, *, images=240, size=112, classes=4, seed=0):
+def write_synthetic_collection(
+    directory: str, *, images: int = 240, size: int = 112, classes: int = 4, seed: int = 0
+) -> Collection:
     """Draws a collection and writes it as shards, one image in five as split `val`, the others as `train`.
 
     Args:
@@ -74,7 +76,7 @@ def write_synthetic_collection(directory, *, images=240, size=112, classes=4, se
     )
 
 
-def draw_scene(generator, size, classes):
+def draw_scene(generator: np.random.Generator, size: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws one scene.
 
     Args:

@@ -5,6 +5,8 @@ TensorFlow's: a file written here is read by `tf.data.TFRecordDataset`, and the 
 """
 
 import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -15,7 +17,7 @@ from wsss.common import io
 _MASK_DELTA = 0xA282EAD8
 
 
-def read_records(path):
+def read_records(path: str) -> Iterator[bytes]:
     """Yields the records (bytes) of a TFRecord file, in order.
 
     Raises:
@@ -39,7 +41,7 @@ def read_records(path):
             yield record
 
 
-def write_records(path, records):
+def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int]:
     """Writes a TFRecord file atomically.
 
     Args:
@@ -62,7 +64,7 @@ def write_records(path, records):
     return count, size
 
 
-def encode_example(features):
+def encode_example(features: Mapping[str, Any]) -> bytes:
     """Serialises a `tf.train.Example`; equal features give equal bytes.
 
     Args:
@@ -79,7 +81,7 @@ def encode_example(features):
     return example.SerializeToString(deterministic=True)
 
 
-def decode_example(serialized):
+def decode_example(serialized: bytes) -> dict[str, list]:
     """The features of a serialised `tf.train.Example`: dict of str to list of bytes, int or float.
 
     Raises:

@@ -12,7 +12,7 @@ from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, encode_mask
 from wsss.data.sources import folder
-from wsss.data.sources.base import Item
+from wsss.data.sources.base import ListedImage
 from wsss.data.sources.coco import decode_run_lengths, draw_mask, fill_polygon, read_coco
 from wsss.data.sources.files import stem
 from wsss.data.sources.folder import hash_fraction, make_record, read_folder
@@ -129,7 +129,7 @@ def test_paths_that_are_not_there_are_refused(tmp_path):
 
 def make(image=IMAGE, mask=None, *, shapes=None, classes=2, has_masks=True):
     return make_record(
-        Item("a", "train", (1,), "", shapes), image, mask, classes=classes, has_masks=has_masks
+        ListedImage("a", "train", (1,), "", shapes), image, mask, classes=classes, has_masks=has_masks
     )
 
 

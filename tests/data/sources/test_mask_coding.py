@@ -10,7 +10,7 @@ from PIL import Image
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, encode_mask, voc_palette
-from wsss.data.sources.base import Item
+from wsss.data.sources.base import ListedImage
 from wsss.data.sources.mask_coding import MaskCoding, find_mask_coding
 
 
@@ -20,7 +20,7 @@ def items(folder, *tags_and_masks):
     for index, (tags, mask) in enumerate(tags_and_masks):
         path = str(folder / f"{index}.png")
         io.write_bytes(path, mask if isinstance(mask, bytes) else encode_mask(mask))
-        found.append(Item(str(index), "train", tuple(tags), f"{index}.jpg", path))
+        found.append(ListedImage(str(index), "train", tuple(tags), f"{index}.jpg", path))
     return found
 
 

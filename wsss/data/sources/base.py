@@ -1,7 +1,7 @@
 """A user's collection, listed: what is to become a record, before any image is opened."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsss.common.constants import check_class_count
 
@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     remedy: str
 
 
-class Item(NamedTuple):
+class ListedImage(NamedTuple):
     """One image that is to become a record; JSON carries it to a worker.
 
     Attributes:
@@ -37,33 +37,33 @@ class Item(NamedTuple):
 
     image_id: str
     split: str
-    labels: tuple
+    labels: tuple[int, ...]
     image: str
-    mask: object = None
+    mask: Any = None
 
 
 @dataclass
-class Source:
-    """A user's collection, listed.
+class Listing:
+    """A user's images, labels and masks, listed before any image is opened.
 
     Raises:
         UserError: there are more classes than a mask can hold.
 
     Attributes:
         class_names: tuple of str.
-        items: list of `Item`; an id appears once in a split.
+        items: list of `ListedImage`; an id appears once in a split.
         has_masks: whether masks belong to the collection. An image without one gets a mask of 255.
         mask_colors: uint8 (numbers, 3), the colors of the masks' numbers where the collection lists them.
         problems: list of `Problem` that the listing found.
         notes: list of str, what the user may want to know besides.
     """
 
-    class_names: tuple
-    items: list
+    class_names: tuple[str, ...]
+    items: list[ListedImage]
     has_masks: bool
-    mask_colors: object = None
-    problems: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
+    mask_colors: Any = None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_class_count(len(self.class_names), "The collection")

@@ -4,7 +4,7 @@ Category ids, which have holes, become contiguous classes in their order.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
-from wsss.data.sources.base import Item, Problem, Source
+from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.files import image_ids
 
 
@@ -36,7 +36,7 @@ class _Annotations:
     unmatched: list[str]
 
 
-def read_coco(directory: str) -> Source:
+def read_coco(directory: str) -> Listing:
     """Lists a COCO directory.
 
     Args:
@@ -44,7 +44,7 @@ def read_coco(directory: str) -> Source:
             and the images in `SPLIT/`, `images/SPLIT/` or `images/`.
 
     Returns:
-        `Source`, its splits named as the files, without a year unless two years would coincide. Every
+        `Listing`, its splits named as the files, without a year unless two years would coincide. Every
         annotated category of an image is a label, crowds included.
 
     Raises:
@@ -60,7 +60,7 @@ def read_coco(directory: str) -> Source:
     short = [name.rstrip("0123456789") or name for name in names]
     splits = short if len(set(short)) == len(short) else names
     files = [_read_file(path) for path in paths]
-    items: list[Item] = []
+    items: list[ListedImage] = []
     problems: list[Problem] = []
     notes: list[str] = []
     for name, split, content in zip(names, splits, files):
@@ -77,7 +77,7 @@ def read_coco(directory: str) -> Source:
     if unknown:
         notes.append(f"images with annotations that have no shape, their other pixels unknown: {unknown}")
     class_names = tuple(files[0].categories.values())
-    return Source(class_names, items, has_masks=True, problems=problems, notes=notes)
+    return Listing(class_names, items, has_masks=True, problems=problems, notes=notes)
 
 
 def _list_split(content, split, folder, items, problems):
@@ -100,7 +100,7 @@ def _list_split(content, split, folder, items, problems):
             drawn = [[number[category] + 1, segmentation] for category, segmentation, _ in shapes]
             labels = tuple(sorted({number[category] for category, _, _ in shapes}))
             mask = {"height": height, "width": width, "shapes": drawn}
-            items.append(Item(ids[file_name], split, labels, io.join(folder, file_name), mask))
+            items.append(ListedImage(ids[file_name], split, labels, io.join(folder, file_name), mask))
 
 
 def _read_file(path) -> _Annotations:
@@ -280,7 +280,7 @@ def draw_mask(mask: Mapping) -> np.ndarray:
     return canvas
 
 
-def fill_polygon(polygon, height, width):
+def fill_polygon(polygon: Sequence[float], height: int, width: int) -> np.ndarray:
     """The pixels whose centers lie in a polygon (even-odd rule).
 
     Pillow's polygons hold every pixel that the outline touches, half a pixel more on each side.
@@ -304,7 +304,7 @@ def fill_polygon(polygon, height, width):
     return np.cumsum(toggles, axis=1)[:, :width] % 2 == 1
 
 
-def decode_run_lengths(segmentation):
+def decode_run_lengths(segmentation: Mapping) -> np.ndarray:
     """The pixels in COCO's run lengths, as plain numbers or as its compressed string.
 
     Args:

@@ -1,6 +1,6 @@
 """Collections as users have them: what is to become a record, before any image is opened.
 
-A reader lists a collection into a `Source`; `make_record` then checks one image. The folder with a table of
+A reader lists a collection into a `Listing`; `make_record` then checks one image. The folder with a table of
 labels is read here, PASCAL VOC's and COCO's layouts in `voc` and `coco`.
 """
 
@@ -16,7 +16,7 @@ from wsss.common.errors import UserError
 from wsss.data.dataset import Record
 from wsss.data.images import MAX_PIXELS, BadImage, encode_mask, inspect_image, is_image
 from wsss.data.sources import coco
-from wsss.data.sources.base import Item, Problem, Source
+from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.files import NameHints, image_ids, list_folder, stem
 from wsss.data.sources.label_table import parse_class_names, parse_label_table
 from wsss.data.sources.mask_coding import MaskCoding
@@ -24,7 +24,15 @@ from wsss.data.sources.mask_coding import MaskCoding
 _AS_THEY_ARE = MaskCoding()
 
 
-def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, label_separator=None):
+def read_folder(
+    images: str,
+    labels: str,
+    *,
+    masks: str | None = None,
+    classes: str | None = None,
+    val_fraction: float | None = None,
+    label_separator: str | None = None,
+) -> Listing:
     """Lists a folder of images with a table of labels.
 
     Args:
@@ -38,7 +46,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, 
         label_separator: what separates names in the table's column `labels`; None finds out.
 
     Returns:
-        `Source`.
+        `Listing`.
 
     Raises:
         UserError: a path is missing, or the table cannot be used.
@@ -60,7 +68,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, 
     items = []
     for path, row in chosen:
         split = row.split or ("val" if hash_fraction(ids[path]) < (val_fraction or 0) else "train")
-        items.append(Item(ids[path], split, row.labels, paths[path], mask_paths.get(stem(path))))
+        items.append(ListedImage(ids[path], split, row.labels, paths[path], mask_paths.get(stem(path))))
     notes = [*table.notes]
     if table.unused_columns:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in table.unused_columns.items())
@@ -71,7 +79,7 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, 
     unused = len(mask_paths.keys() - {stem(path) for path in chosen_paths})
     if unused:
         notes.append(f"masks without an image in the table: {unused}")
-    return Source(
+    return Listing(
         table.class_names,
         items,
         has_masks=bool(masks),
@@ -81,12 +89,19 @@ def read_folder(images, labels, *, masks=None, classes=None, val_fraction=None, 
 
 
 def make_record(
-    item, image_bytes, mask_bytes, *, classes, has_masks, max_pixels=MAX_PIXELS, mask_coding=_AS_THEY_ARE
-):
+    item: ListedImage,
+    image_bytes: bytes,
+    mask_bytes: bytes | None,
+    *,
+    classes: int,
+    has_masks: bool,
+    max_pixels: int = MAX_PIXELS,
+    mask_coding: MaskCoding = _AS_THEY_ARE,
+) -> Record:
     """Checks an image and its mask and makes the record of them.
 
     Args:
-        item: `Item`.
+        item: `ListedImage`.
         image_bytes: the image file's bytes.
         mask_bytes: the mask file's bytes, or None; COCO's shapes come with the item.
         classes: int, the number of foreground classes.
@@ -140,7 +155,7 @@ def _read_mask(shapes, mask_bytes, size, mask_coding):
     return mask if mask_bytes is not None else _draw(shapes)
 
 
-def hash_fraction(image_id):
+def hash_fraction(image_id: str) -> float:
     """A number in [0, 1) that depends on the id alone, spread evenly."""
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=6).digest(), "big") / 2**48
 
@@ -224,7 +239,7 @@ def _is_png(path):
     return path.lower().endswith(".png")
 
 
-def read_class_names(path):
+def read_class_names(path: str) -> tuple[str, ...]:
     """The foreground classes in a file of names, see `parse_class_names`.
 
     Raises:

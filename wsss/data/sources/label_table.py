@@ -73,7 +73,7 @@ class LabelTable:
         return any(row.split is not None for row in self.rows)
 
 
-def parse_class_names(text):
+def parse_class_names(text: str) -> tuple[str, ...]:
     """The foreground classes in a file of names, one a line.
 
     Lines may be numbered (`0 background`, `1 cow`, …, `255 void`), as the numbers in the masks are. The

@@ -68,7 +68,7 @@ def find_mask_coding(items, class_names, colors=None) -> tuple[MaskCoding, list[
     """Finds out how the masks of a listed collection are coded.
 
     Args:
-        items: `Item`s; those whose mask is a path are looked into, some of them where there are many.
+        items: `ListedImage`s; those whose mask is a path are looked into, some of them where there are many.
         class_names: the foreground classes, in the order of their numbers.
         colors: uint8 (numbers, 3), the colors of the numbers from 0; None takes PASCAL VOC's.
 

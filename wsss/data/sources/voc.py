@@ -11,7 +11,7 @@ from wsss.common import io
 from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, is_image
-from wsss.data.sources.base import Item, Problem, Source
+from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.files import stem
 from wsss.data.sources.folder import read_class_names
 from wsss.data.sources.mask_coding import find_mask_coding
@@ -24,7 +24,7 @@ CLASS_NAMES = (
 _MASKS = ("SegmentationClass", "SegmentationClassAug")
 
 
-def read_voc(devkit: str, classes: str = "") -> Source:
+def read_voc(devkit: str, classes: str = "") -> Listing:
     """Lists a VOC devkit.
 
     Args:
@@ -35,7 +35,7 @@ def read_voc(devkit: str, classes: str = "") -> Source:
             tags in alphabetical order.
 
     Returns:
-        `Source` with the splits `train` and `val` of `ImageSets/Segmentation` (of `Main` where there is no
+        `Listing` with the splits `train` and `val` of `ImageSets/Segmentation` (of `Main` where there is no
         such folder), and `trainaug` where any folder lists it; it contains `train`, as in the published
         protocols.
         Tags are the objects of `Annotations`, difficult ones included, as the published protocols have it;
@@ -67,7 +67,7 @@ def read_voc(devkit: str, classes: str = "") -> Source:
         tags = _tags_of_masks(masks, ids, names, colors)
     items, problems = _list_items(root, lists, tags, images, masks)
     problems = list(dict.fromkeys(problems))
-    return Source(names, items, has_masks=bool(masks), mask_colors=colors, problems=problems, notes=notes)
+    return Listing(names, items, has_masks=bool(masks), mask_colors=colors, problems=problems, notes=notes)
 
 
 def _list_items(root, lists, tags, images, masks):
@@ -84,7 +84,7 @@ def _list_items(root, lists, tags, images, masks):
             else:
                 seen.add(image_id)
                 image = images.get(image_id) or io.join(root, "JPEGImages", f"{image_id}.jpg")
-                items.append(Item(image_id, split, tuple(sorted(labels)), image, masks.get(image_id)))
+                items.append(ListedImage(image_id, split, tuple(sorted(labels)), image, masks.get(image_id)))
     return items, problems
 
 
@@ -188,7 +188,7 @@ def _number_tags(found, names):
 
 def _tags_of_masks(masks, ids, names, colors):
     """Image id -> `(classes, fault)`, from the numbers in its mask."""
-    items = [Item(image_id, "", (), "", masks[image_id]) for image_id in ids if image_id in masks]
+    items = [ListedImage(image_id, "", (), "", masks[image_id]) for image_id in ids if image_id in masks]
     coding, _ = find_mask_coding(items, names, colors)
 
     def tags(image_id):

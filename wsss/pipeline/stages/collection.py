@@ -1,12 +1,13 @@
 """Making shards of a user's collection: plan, check, write.
 
 The unit of work is an output shard. What belongs in it is written down beforehand as a JSON file, a plan, so
-that the graph carries names only, and what came of it afterwards as another, so that the program knows it on
+that the graph carries names only, and its result afterwards as another, so that the program can read it on
 any runner. A shard is written by one call, atomically: a repeated one writes the same bytes again.
 """
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -15,9 +16,9 @@ import apache_beam as beam
 import numpy as np
 
 from wsss.common import io
-from wsss.data.dataset import format_example, open_collection, shard_name
+from wsss.data.dataset import Collection, format_example, open_collection, shard_name
 from wsss.data.images import BadImage
-from wsss.data.sources.base import Item, Problem
+from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.folder import hash_fraction, make_record
 from wsss.data.sources.mask_coding import MaskCoding
 from wsss.data.tfrecord import read_records, write_records
@@ -30,7 +31,7 @@ _PLAN, _RESULT = ".plan.json", ".result.json"
 
 @dataclass
 class ShardResult:
-    """What came of one shard.
+    """Counts and problems of one shard.
 
     Attributes:
         split: str.
@@ -56,17 +57,24 @@ class ShardResult:
 
 
 class WriteShards(beam.PTransform):
-    """Paths of plans in; writes their shards, and what came of each beside its plan."""
+    """Paths of plans in; writes their shards, and the result of each beside its plan."""
 
     def expand(self, plans):
         return plans | beam.Reshuffle() | beam.Map(write_shard)
 
 
-def plan_items(source, directory, name, shards, max_pixels, mask_coding):
+def plan_items(
+    source: Listing,
+    directory: str,
+    name: str,
+    shards: int | None,
+    max_pixels: int,
+    mask_coding: MaskCoding,
+) -> list[str]:
     """Writes the plans of a listed collection.
 
     Args:
-        source: `Source`.
+        source: `Listing`.
         directory: where the shards are to be.
         name: the collection's name.
         shards: int, shards in a split, or None for about 500 images in each.
@@ -76,7 +84,7 @@ def plan_items(source, directory, name, shards, max_pixels, mask_coding):
     Returns:
         The plans' paths.
     """
-    of_split: dict[str, list[Item]] = {}
+    of_split: dict[str, list[ListedImage]] = {}
     for item in sorted(source.items, key=lambda item: (hash_fraction(item.image_id), item.image_id)):
         of_split.setdefault(item.split, []).append(item)
     paths = []
@@ -96,7 +104,7 @@ def plan_items(source, directory, name, shards, max_pixels, mask_coding):
     return paths
 
 
-def plan_collection(collection, directory, name, max_pixels):
+def plan_collection(collection: Collection, directory: str, name: str, max_pixels: int) -> list[str]:
     """Writes the plans of an opened (TFDS) collection, shard for shard; returns their paths."""
     paths = []
     for split in collection.shard_lengths:
@@ -117,7 +125,7 @@ def plan_collection(collection, directory, name, max_pixels):
     return paths
 
 
-def write_shard(plan_path):
+def write_shard(plan_path: str) -> None:
     """Carries out one plan: reads and checks its images, writes the shard and the `ShardResult`."""
     plan = io.read_json(plan_path)
     result = ShardResult(plan["split"], plan["output"])
@@ -126,7 +134,9 @@ def write_shard(plan_path):
     io.write_json(plan_path.removesuffix(_PLAN) + _RESULT, vars(result))
 
 
-def rename_duplicates(plan_paths, results):
+def rename_duplicates(
+    plan_paths: Sequence[str], results: Sequence[ShardResult]
+) -> tuple[list[str], list[str]]:
     """Finds image ids that a split holds more than once, and plans new ones: `ID__2`, `ID__3` and so on.
 
     Args:
@@ -158,7 +168,7 @@ def rename_duplicates(plan_paths, results):
     return list(new_ids), renamed
 
 
-def read_results(plan_paths):
+def read_results(plan_paths: Sequence[str]) -> list[ShardResult]:
     """The `ShardResult`s of plans that were carried out, in order."""
     with ThreadPoolExecutor(_THREADS) as pool:
         contents = pool.map(io.read_json, [path.removesuffix(_PLAN) + _RESULT for path in plan_paths])
@@ -169,7 +179,7 @@ def read_results(plan_paths):
     return results
 
 
-def plans_folder(directory):
+def plans_folder(directory: str) -> str:
     """Where the plans of a collection in `directory` are while it is made."""
     return io.join(directory, ".plan")
 
@@ -196,7 +206,7 @@ def _count(found, result):
 
 
 def _read_items(plan):
-    items = [Item(*item) for item in plan["items"]]
+    items = [ListedImage(*item) for item in plan["items"]]
     with ThreadPoolExecutor(_THREADS) as pool:  # Pillow decodes outside of Python's lock
         for begin in range(0, len(items), _CHUNK):
             yield from pool.map(lambda item: _load(item, plan), items[begin : begin + _CHUNK])
@@ -248,7 +258,7 @@ def _read_collection(plan):
             except ValueError as error:
                 yield Problem(fallback_id, "table", "corrupt", f"{error}", "Correct the data set.")
             else:
-                item = Item(record.image_id, plan["split"], record.labels, "")
+                item = ListedImage(record.image_id, plan["split"], record.labels, "")
                 yield _check(item, record.image_bytes, record.mask_bytes, plan)
     except FileNotFoundError:
         yield Problem(name, "table", "missing", "The shard is missing.", "Fetch the data set again.")
@@ -269,7 +279,7 @@ def _rename(found, plan, result):
         yield outcome
 
 
-def total_counts(results):
+def total_counts(results: Sequence[ShardResult]) -> tuple[Counter, Counter]:
     """`(class_images, class_pixels)` over all shards, as `Counter`s with int keys."""
     totals = []
     for name in ("class_images", "class_pixels"):
@@ -278,4 +288,5 @@ def total_counts(results):
         for key, value in pairs:
             total[int(key)] += value
         totals.append(total)
-    return tuple(totals)
+    class_images, class_pixels = totals
+    return class_images, class_pixels
