@@ -144,3 +144,17 @@ def test_every_image_id_has_a_harmless_name_that_leads_back(image_id):
     assert not name.startswith(("/", "."))
     assert "/." not in name
     assert not set(name) & set('\\:*?"<>|')
+
+
+@pytest.mark.parametrize("taken", ["predictions", "truth", "foreign"])
+def test_figures_never_replace_files_of_others(tmp_path, capsys, taken):
+    for name in ("predictions", "truth"):
+        write_masks(tmp_path / name, {"a": np.zeros((2, 2), np.uint8)})
+    (tmp_path / "classes.txt").write_text("thing\n")
+    io.write_text(tmp_path / "foreign" / "metrics.json", "mine")
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.*"))}
+    sources = ["--predictions", str(tmp_path / "predictions"), "--truth", str(tmp_path / "truth")]
+    sources += ["--classes", str(tmp_path / "classes.txt")]
+    assert main([*sources, "--output", str(tmp_path / taken)]) == 2
+    assert "Name a" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.*"))}

@@ -95,12 +95,17 @@ class OutputFolder:
     def begin(self, clear: bool = False) -> None:
         """Writes the marker, so that the folder is ours from now on.
 
+        Nothing else may write there meanwhile: temporary files of a process that was killed are removed.
+
         Args:
             clear: whether to remove what an interrupted run left in `work`; a program that goes on with such
                 files leaves them.
         """
         if clear:
             self.clear()
+        folders = (pattern.rpartition("/")[0] for pattern in self.owned if "**" not in pattern)
+        for folder in {self.path, *(io.join(self.path, name) for name in folders if name)}:
+            io.remove_unfinished(folder)
         marker = Marker(self.kind, _version(), self.owned)
         io.write_json(io.join(self.path, MARKER), asdict(marker))
 

@@ -199,22 +199,28 @@ def parse_example(
 
 
 def _record(features, keys, fallback_id):
-    image_bytes = features[keys.image][0]
+    image_bytes = _value(features, keys.image, bytes)
     image_id = _text(features[keys.image_id][0]) if keys.image_id else fallback_id
     if image_id is None:
         raise ValueError("The examples hold no id; pass `fallback_id`.")
     if keys.size:
-        height, width, orientation = (features[key][0] for key in ("height", "width", "orientation"))
+        sizes = ("height", "width", "orientation")
+        height, width, orientation = (_value(features, key, int) for key in sizes)
+        if height < 1 or width < 1 or not 1 <= orientation <= 8:
+            raise ValueError(f"The example says {height} x {width} pixels, orientation {orientation}.")
     else:  # TFDS reads pixels as they are stored, and so are its masks
         (height, width), orientation = images.stored_size(image_bytes), 1
+    labels = features.get(keys.labels, ())
+    if not all(isinstance(label, int) for label in labels):
+        raise ValueError(f"The feature `{keys.labels}` of the example must hold whole numbers.")
     return Record(
         image_id=image_id,
         image_bytes=image_bytes,
-        labels=tuple(sorted({label for label in features.get(keys.labels, ()) if label >= 0})),
+        labels=tuple(sorted({label for label in labels if label >= 0})),
         height=height,
         width=width,
         orientation=orientation,
-        mask_bytes=features[keys.mask][0] if keys.mask else None,
+        mask_bytes=_value(features, keys.mask, bytes) if keys.mask else None,
     )
 
 
@@ -236,7 +242,9 @@ def open_collection(data: str) -> Collection:
         directory = _tfds_directory(str(data))
     try:
         collection = _read_metadata(directory, data)
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"The metadata of {data} is not TFDS's ({type(error).__name__}: {error}). Prepare it anew."
         ) from error
@@ -338,6 +346,14 @@ def write_metadata(
     return open_collection(directory)
 
 
+def _value(features, key, kind):
+    """The single value of a feature."""
+    value = next(iter(features.get(key, ())), None)
+    if not isinstance(value, kind):
+        raise ValueError(f"The feature `{key}` of the example is missing or of another kind.")
+    return value
+
+
 def _text(value):
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
@@ -390,4 +406,6 @@ def _class_names(directory, key, feature):
     path = io.join(directory, f"{key}.labels.txt")
     if io.exists(path):
         return tuple(line.strip() for line in io.read_text(path).splitlines() if line.strip())
-    return tuple(str(index) for index in range(int(_class_label(feature)["numClasses"])))
+    count = int(_class_label(feature)["numClasses"])
+    check_class_count(count, f"The collection in {directory}")
+    return tuple(str(index) for index in range(count))

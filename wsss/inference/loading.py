@@ -4,8 +4,10 @@ Keras and its backend are imported when a model is loaded, not when this module 
 """
 
 import contextlib
+import errno
 import json
 import os
+import struct
 import tempfile
 import threading
 import zipfile
@@ -110,6 +112,14 @@ def forget_cached() -> None:
     _affinity_predictors.clear()
 
 
+# What `zipfile` raises for an archive that contradicts itself; of the system's errors, those about its names.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, ValueError, ArithmeticError),
+    *(struct.error, OSError),
+)
+_DAMAGED_NAMES = (errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
+
 @contextlib.contextmanager
 def _unpacked(path):
     """A folder with the contents of a `.keras` file: from it Keras reads one weight at a time, not all."""
@@ -125,7 +135,11 @@ def _unpacked(path):
             with zipfile.ZipFile(local) as archive:
                 _check_unpacked_bytes(archive, path, os.path.getsize(local))
                 archive.extractall(unpacked)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except UserError:
+            raise
+        except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno not in _DAMAGED_NAMES:
+                raise
             message = f"`{path}` is not a whole `.keras` file: copy it anew, or train again."
             raise UserError(message) from error
         yield unpacked

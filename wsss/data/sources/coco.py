@@ -210,7 +210,7 @@ def _as_side(value):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -(2**63) < value < 2**63
 
 
 def _shown(value):

@@ -5,6 +5,7 @@ that the graph carries names only, and its result afterwards as another, so that
 any runner. A shard is written by one call, atomically: a repeated one writes the same bytes again.
 """
 
+import errno
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -221,7 +222,9 @@ def _load(item, plan):
         if isinstance(item.mask, str):
             stage, remedy = "mask", "Add the file."
             mask_bytes = io.read_bytes(item.mask)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # nothing about this image
+            raise
         reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         return Problem(item.image_id, stage, reason, f"No file can be read for the {stage}.", remedy)
     return _check(item, image_bytes, mask_bytes, plan)

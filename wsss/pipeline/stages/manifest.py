@@ -71,7 +71,7 @@ class Manifest:
             records = RecordFile(parts.get("count", int), parts.get("bytes", int), parts.get("name", str, ""))
         try:
             tally = Tally.from_state(fields.get("tally", dict))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise fields.error(f"`tally` must hold the counts of a shard ({error})") from error
         return cls(
             fields.get("shard", str),

@@ -1,0 +1,46 @@
+"""The fuzz program itself: valid files are read, inputs can be made again, and it fails where it must."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import fuzz
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    return fuzz.make_readers(tmp_path_factory.mktemp("fuzz"), quick=True)
+
+
+def test_the_files_that_are_mutated_are_valid(readers):
+    for kind in sorted(set(readers) - {"config"}):  # that is of a run of other options
+        for seed in readers[kind].seeds:
+            readers[kind].read(seed)
+
+
+@pytest.mark.parametrize("kind", ["image", "mask", "table", "coco", "record", "scores", "pth", "params"])
+def test_a_hundred_mutations_of_each_kind_are_read_or_refused(readers, kind):
+    outcome = fuzz.run_kind(readers[kind], kind, seed=11, start=0, inputs=100, seconds=60)
+    assert outcome.is_clean, outcome
+    assert outcome.refused > 10
+
+
+def test_an_input_follows_from_its_number():
+    one, two = (fuzz.mutate(b"0123456789", b"abc", random.Random("0:5"), False) for _ in range(2))
+    assert one == two
+
+
+def test_a_traceback_is_counted_and_shown(capsys):
+    reader = fuzz.Reader([b"x"], lambda data: {}["key"])
+    outcome = fuzz.run_kind(reader, "broken", seed=0, start=3, inputs=5, seconds=60)
+    assert outcome.tracebacks.total() == 5
+    assert not outcome.is_clean
+    assert capsys.readouterr().err.count("--- broken, --seed 0 --start 3") == 1
+
+
+def test_the_program_says_its_seed_and_ends_with_0():
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--quick", "--kind", "table", "--inputs", "50"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "seed 0")
