@@ -229,6 +229,7 @@ def test_a_network_that_does_not_learn_is_trained_once_more_and_reported(data, t
     assert "restarting once with learning rate 30" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_learn_stops_the_run_if_asked(data, tmp_path, capsys):
     code, result = diverge(data, tmp_path / "run", on_divergence="stop")
     assert (code, result["status"], result["restarts"]) == (1, "stopped", 0)

@@ -171,6 +171,7 @@ def test_images_of_any_size_go_through(kind):
         assert model.refined_cam.predict_on_batch(images).shape == (2, rows, columns, labels.shape[1])
 
 
+@pytest.mark.slow
 @each_model
 @pytest.mark.backends("tensorflow", reason="tracing a graph for batches of unknown shape")
 def test_batches_of_unknown_shape_go_through(kind):
