@@ -35,13 +35,13 @@ setup(
         "keras>=3.8",
         "apache-beam[gcp]>=2.65",  # the pipeline; gcp: Dataflow and gs://
         "tensorflow-datasets>=4.9.7",  # the format on disk
-        "google-cloud-storage>=2.14",
+        "google-cloud-storage>=2.19",
         "google-crc32c>=1.5",  # the checksums of TFRecord shards
-        "protobuf>=4.25",  # their records; TensorFlow and Beam bound it from above
-        "numpy>=1.26",
+        "protobuf>=5.29",  # their records; TensorFlow and Beam bound it from above
+        "numpy>=2.0",
         "numba>=0.61,<0.69",  # the compiled kernels of dense CRF and random walk: wheels, no compiler
         "llvmlite>=0.44,<0.51",  # vector types in these kernels; numba wants one minor version each
-        "scipy>=1.11",
+        "scipy>=1.13",
         "pillow>=10.1",
         "matplotlib>=3.8",
         "tqdm>=4.66",
