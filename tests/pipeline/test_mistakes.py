@@ -133,6 +133,19 @@ def test_a_full_disk_ends_the_job_in_one_line_and_the_same_command_goes_on(
     assert tree(tmp_path / "labels") == tree(labels)
 
 
+def test_overwriting_keeps_the_old_labels_until_the_new_ones_are_complete(labels, run, tmp_path, monkeypatch):
+    shutil.copytree(labels, tmp_path / "labels")
+    flags = ("--background_alpha", "4", "--overwrite")
+    with monkeypatch.context() as patched:
+        failing_writes(patched, OSError(errno.ENOSPC, "No space left on device", "labels/masks/a.png"))
+        assert label(tmp_path / "labels", run, *flags) == 2
+    kept = {name: each for name, each in tree(tmp_path / "labels").items() if not name.startswith(".new/")}
+    assert kept == tree(labels)
+    assert label(tmp_path / "labels", run, *flags) == 0
+    assert label(tmp_path / "anew", run, *flags) == 0
+    assert tree(tmp_path / "labels") == tree(tmp_path / "anew")
+
+
 def test_an_interrupt_in_a_worker_ends_the_job_in_one_line(run, tmp_path, monkeypatch, capsys):
     failing_writes(monkeypatch, KeyboardInterrupt())
     assert label(tmp_path / "labels", run) == 130
