@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -31,16 +32,16 @@ _GLOBAL_LAYERS = (layers.Flatten, layers.GlobalAveragePooling2D, layers.GlobalMa
 
 
 def build_backbone(
-    name_or_path,
-    weights="imagenet",
-    output_stride=16,
+    name_or_path: str | Path,
+    weights: str | None = "imagenet",
+    output_stride: int = 16,
     *,
-    preprocessing=None,
-    input_shape=(None, None, 3),
-    frozen_batch_norm=True,
-    frozen_prefixes=(),
-    frozen_fraction=0.0,
-):
+    preprocessing: str | None = None,
+    input_shape: tuple = (None, None, 3),
+    frozen_batch_norm: bool = True,
+    frozen_prefixes: Sequence[str] = (),
+    frozen_fraction: float = 0.0,
+) -> Backbone:
     """Loads a CNN, takes its classifier off, and makes it dense.
 
     Args:
@@ -91,7 +92,7 @@ def build_backbone(
     )
 
 
-def application_names():
+def application_names() -> list[str]:
     """Names of the networks of `keras.applications`."""
     return [name for name, _ in inspect.getmembers(keras.applications, inspect.isfunction)]
 

@@ -1,8 +1,10 @@
 """`Backbone`, the common interface of feature extractors, with input normalization and freezing."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import layers
 
 from wsss.layers.correlation import correlation_embedding
@@ -35,7 +37,9 @@ class Backbone:
     pad_value: tuple[float, float, float]
     stem: Any = None
 
-    def correlation_feature(self, channels=(64, 128), embedding=192, standardize=False):
+    def correlation_feature(
+        self, channels: tuple[int, int] = (64, 128), embedding: int = 192, standardize: bool = False
+    ) -> Any:
         """A new embedding of color, the two stages before the last: what SEAM compares pixels by.
 
         Args:
@@ -59,7 +63,9 @@ class Backbone:
         )
 
 
-def freeze(model, batch_norm=True, prefixes=(), fraction=0.0):
+def freeze(
+    model: keras.Model, batch_norm: bool = True, prefixes: Sequence[str] = (), fraction: float = 0.0
+) -> None:
     """Stops layers of `model` from learning.
 
     Args:
@@ -85,7 +91,7 @@ def freeze(model, batch_norm=True, prefixes=(), fraction=0.0):
             layer.trainable = False
 
 
-def normalize_image(image, name="normalize"):
+def normalize_image(image: Any, name: str = "normalize") -> Any:
     """RGB in [0, 1] to zero mean and unit variance over ImageNet, as a layer."""
     scale = [1 / deviation for deviation in IMAGENET_DEVIATION]
     offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION)]

@@ -79,7 +79,7 @@ class DilatedPooling2D(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def to_dense(model, image, output_stride):
+def to_dense(model: keras.Model, image: Any, output_stride: int) -> DenseNetwork:
     """Rebuilds a functional CNN on another input, with no stride beyond `output_stride`.
 
     Every layer that would pass `output_stride` gets stride 1, and all layers after it get that much more

@@ -65,7 +65,7 @@ def resnet(
     return (image, normalized, *outputs)
 
 
-def torchvision_backbone(depth=50, output_stride=16, **options) -> Backbone:
+def torchvision_backbone(depth: int = 50, output_stride: int = 16, **options) -> Backbone:
     """ResNet-50 or -101 in torchvision's layout, with random weights.
 
     Args:

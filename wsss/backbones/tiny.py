@@ -7,7 +7,9 @@ from wsss.backbones.base import Backbone
 PAD_VALUE = (0.5, 0.5, 0.5)
 
 
-def small_backbone(output_stride=8, *, width=32, input_shape=(None, None, 3)):
+def small_backbone(
+    output_stride: int = 8, *, width: int = 32, input_shape: tuple = (None, None, 3)
+) -> Backbone:
     """Plain convolutions with group normalization, whose field of view is about 90 pixels at stride 8.
 
     Group normalization knows one image only, so that neither the batch size nor the number of replicas

@@ -1,6 +1,7 @@
 """Convolutions of the published networks: symmetric padding, and dilation of small maps."""
 
 import functools
+from typing import Any
 
 import keras
 from keras import layers
@@ -8,7 +9,7 @@ from keras import layers
 LARGEST_DIRECT = 32  # cells, height and width; beyond it `DilatedConv2D` gains nothing
 
 
-def convolve(x, channels, size, stride=1, dilation=1, *, name):
+def convolve(x: Any, channels: int, size: int, stride: int = 1, dilation: int = 1, *, name: str) -> Any:
     """Convolution padded alike on both sides, also where the stride would make Keras pad one side only."""
     padding = "same"
     if stride > 1 and size > 1:
@@ -51,8 +52,8 @@ def _dilates_directly(x):
 
 
 @functools.cache
-def has_dilated_gradient():
-    """Whether TensorFlow can differentiate a dilated convolution here; it tells by trying one."""
+def has_dilated_gradient() -> bool:
+    """Whether TensorFlow can differentiate a dilated convolution here; found by trying one."""
     import tensorflow as tf
 
     with tf.init_scope(), tf.device("CPU"):

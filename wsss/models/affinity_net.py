@@ -1,5 +1,7 @@
 """AffinityNet: a feature map in which pixels of one object lie close together."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -42,14 +44,21 @@ class AffinityNet(PairModel):
     LOSS_TERMS = ("background_loss", "foreground_loss", "negative_loss")
 
     def __init__(
-        self, image_input=None, feature_output=None, radius=5, *, network=None, name="affinity_net", **kwargs
+        self,
+        image_input: Any = None,
+        feature_output: Any = None,
+        radius: int = 5,
+        *,
+        network: keras.Model | None = None,
+        name: str = "affinity_net",
+        **kwargs,
     ):
         if network is None:
             network = keras.Model(image_input, feature_output, name="network")
         super().__init__(network, radius, name=name, **kwargs)
 
     @property
-    def affinity(self):
+    def affinity(self) -> keras.Model:
         """Model of the same weights, images -> affinities of neighbors."""
         sparse = SparseAffinity(self.radius, name="affinity")(self.network.output)
         return keras.Model(self.network.input, sparse, name="affinity")
@@ -62,7 +71,14 @@ class AffinityNet(PairModel):
         return loss, loss.total
 
 
-def affinity_feature(low, middle, high, *, channels=(64, 128, 256), names=None):
+def affinity_feature(
+    low: Any,
+    middle: Any,
+    high: Any,
+    *,
+    channels: tuple[int, int, int] = (64, 128, 256),
+    names: tuple[str, str, str, str] | None = None,
+) -> Any:
     """AffinityNet's feature of three stages of a backbone.
 
     Source: Ahn & Kwak, CVPR 2018, section 3.2, and the released code.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers, ops
 
+from wsss.backbones.base import Backbone
 from wsss.backbones.resnet import EPSILON, resnet
 from wsss.layers.heads import StopGradient
 from wsss.layers.resize import UpsampleLike
@@ -58,13 +59,21 @@ class IRNet(PairModel):
         *("displacement_background_loss", "displacement_foreground_loss"),
     )
 
-    def __init__(self, backbone=None, radius=10, *, network=None, name="irnet", **kwargs):
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        radius: int = 10,
+        *,
+        network: keras.Model | None = None,
+        name: str = "irnet",
+        **kwargs,
+    ):
         if network is None:
             network = relation_network(backbone.input, backbone.stages, backbone.output_stride, backbone.stem)
         super().__init__(network, radius, name=name, **kwargs)
 
     @property
-    def edge(self):
+    def edge(self) -> keras.Model:
         """Model of the same weights, images -> boundary probabilities."""
         images = self.network.input
         of_image, of_mirror = (self.network(x)["edge"] for x in (images, ops.flip(images, axis=2)))
@@ -84,7 +93,7 @@ class IRNet(PairModel):
         return (*affinity, *displacement), affinity.total + displacement.total
 
 
-def irn_cam(classes=20, **options) -> keras.Model:
+def irn_cam(classes: int = 20, **options) -> keras.Model:
     """IRN's classification network: `model(images)` gives its class activation maps, before the ReLU.
 
     The class scores are the spatial means of the maps. Merge an image with its mirror by
@@ -112,7 +121,7 @@ def irn_edge(**options) -> keras.Model:
     return relation_network(image, dict(zip((4, 8, 16, 32), stages)), 16, stem)
 
 
-def relation_network(image, stages, output_stride, stem=None) -> keras.Model:
+def relation_network(image: Any, stages: dict[int, Any], output_stride: int, stem: Any = None) -> keras.Model:
     """Class boundaries, and the displacement of each pixel to the centroid of its instance.
 
     The network below is frozen; both branches see all of its stages from stride 4 on.
@@ -149,7 +158,7 @@ def relation_network(image, stages, output_stride, stem=None) -> keras.Model:
     return keras.Model(image, {"edge": edge, "displacement": displacement}, name="irn_edge")
 
 
-def merge_mirrored_edges(edge, mirrored_edge):
+def merge_mirrored_edges(edge: Any, mirrored_edge: Any) -> Any:
     """Boundary probability of an image from its own and its mirror's logits.
 
     Args:

@@ -85,7 +85,7 @@ class PairModel(keras.Model):
         return cls(**{**config, "network": network})
 
 
-def smallest_side(radius):
+def smallest_side(radius: int) -> int:
     """The fewest positions a side on which there is a pair to learn from."""
     return 2 * radius - 1
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from wsss.ops.affine import Affine
 from wsss.ops.resize import resize_bilinear
 
 
@@ -66,7 +67,7 @@ class SecondView(NamedTuple):
     to_first: Callable | None  # the inverse, where maps are also to be compared there
 
 
-def rescaled_view(images, scale=None, size=None):
+def rescaled_view(images: Any, scale: float | None = None, size: tuple[int, int] | None = None) -> SecondView:
     """The images in another size; SEAM's authors take 0.3 of it, those of Pixel-to-Prototype 128 x 128.
 
     Args:
@@ -85,7 +86,7 @@ def rescaled_view(images, scale=None, size=None):
     return SecondView(to_second(images), to_second, None)
 
 
-def affine_view(images, affine, use_inverse=True):
+def affine_view(images: Any, affine: Affine, use_inverse: bool = True) -> SecondView:
     """Each image under a random affine transform of its own.
 
     Args:
