@@ -77,9 +77,15 @@ class CamPredictor:
         ValueError: a scale or a setting is out of range.
 
     Example:
-        >>> predictor = CamPredictor(load_model("runs/seam-1"), scales=(0.5, 1.0, 1.5, 2.0))  # doctest: +SKIP
-        >>> (prediction,) = predictor.predict([image])  # doctest: +SKIP
-        >>> cam = merge_scales(prediction.cams, prediction.scaled_sizes, image.shape[:2])  # doctest: +SKIP
+        >>> import numpy as np
+        >>> from wsss import SEAM, CamPredictor
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> from wsss.inference.cam_scores import merge_scales
+        >>> model = SEAM.from_backbone(small_backbone(width=8), classes=3)  # or load_model("runs/seam")
+        >>> image = np.zeros((48, 64, 3), np.uint8)
+        >>> (prediction,) = CamPredictor(model, scales=(0.5, 1.0)).predict([image])
+        >>> merge_scales(prediction.cams, prediction.scaled_sizes, image.shape[:2]).shape
+        (3, 48, 64)
     """
 
     def __init__(
