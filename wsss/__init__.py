@@ -11,10 +11,13 @@ __version__ = "0.2.0.dev0"
 # Public name -> module that defines it.
 _PUBLIC = {
     # models, Keras
+    "CamClassifier": "wsss.models",
     "SEAM": "wsss.models",
     "Pixel2Prototype": "wsss.models",
     "AffinityNet": "wsss.models",
     "IRNet": "wsss.models",
+    "AffineView": "wsss.models",
+    "RescaledView": "wsss.models",
     "Backbone": "wsss.backbones.applications",
     "build_backbone": "wsss.backbones.applications",
     # inference and refinement
@@ -31,6 +34,7 @@ _PUBLIC = {
     "GroupedAdamW": "wsss.optimizers",
     "PolynomialSchedule": "wsss.optimizers",
     # the programs as functions
+    "prepare_collection": "wsss.pipeline.preparation",
     "train_model": "wsss.training.api",
     "label_collection": "wsss.pipeline.api",
     "predict_masks": "wsss.pipeline.api",
