@@ -18,7 +18,7 @@ def test_from_a_collection_to_masks_of_new_images(tmp_path):
     assert again.is_finished()
 
     result = wsss.label_collection(str(tmp_path / "run"), output=str(tmp_path / "labels"), scales=(1.0,))
-    assert (result.labelled, result.failed) == (16, 0)
+    assert (result.labeled, result.failed) == (16, 0)
     assert 0 <= result.miou <= 1
 
 
