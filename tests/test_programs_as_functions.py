@@ -38,3 +38,13 @@ def test_a_mistake_is_an_exception_with_the_message_of_the_program(values, messa
 def test_options_of_masks_are_checked_as_on_the_command_line(tmp_path):
     with pytest.raises(UserError, match=r"--background_threshold .*\[0, 1\]"):
         wsss.label_collection(str(tmp_path), background_threshold=2.0)
+
+
+@pytest.mark.slow
+def test_labels_of_a_plain_classifier_come_from_its_only_map(tmp_path):
+    data = draw_collection(tmp_path / "data")
+    run = wsss.train_model(data, str(tmp_path / "run"), **{**TINY, "model": "classifier"})
+    result = wsss.label_collection(run.path, output=str(tmp_path / "labels"), scales=(1.0,))
+    assert (result.labeled, result.failed) == (16, 0)
+    with pytest.raises(UserError, match=r"no `refined_cam`\. Pass `--cam cam`"):
+        wsss.label_collection(run.model, data, str(tmp_path / "others"), cam="refined_cam")

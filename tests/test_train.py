@@ -216,17 +216,18 @@ def test_a_network_of_pairs_refuses_crops_without_pairs(model, smallest, data, t
 
 
 def diverge(data, output, **flags):
-    """Trains with a learning rate at which no network learns; the exit code and `result.json`."""
-    wild = {"learning_rate": 300, "clip_norm": 0, "schedule": "constant", **flags}
-    code = main(command_line(data, str(output), **wild))
+    """Trains with a learning rate of 0, at which no network learns; the exit code and `result.json`."""
+    code = main(command_line(data, str(output), **{"learning_rate": 0, **flags}))
     return code, json.loads((output / "result.json").read_text())
 
 
 @pytest.mark.slow
 def test_a_network_that_does_not_learn_is_trained_once_more_and_reported(data, tmp_path, capsys):
-    _, result = diverge(data, tmp_path / "run")
-    assert result["restarts"] == 1
-    assert "restarting once with learning rate 30" in capsys.readouterr().out
+    code, result = diverge(data, tmp_path / "run")
+    assert (code, result["restarts"], result["learned"]) == (0, 1, False)
+    written = capsys.readouterr()
+    assert "restarting once with learning rate 0" in written.out
+    assert "The network has not learned" in written.err
 
 
 @pytest.mark.slow

@@ -246,7 +246,8 @@ def _joint_network(model, cam):
         raise UserError(f"`cam` must be one of {', '.join(CAMS)}. Received: {cam!r}.")
     missing = [name for name in (cam, "classifier") if not hasattr(model, name)]
     if missing:
-        raise UserError(f"The model has no `{missing[0]}`: it is no SEAM or Pixel2Prototype model.")
+        remedy = "Pass `--cam cam`." if hasattr(model, "cam") else "Train one with `python -m wsss.train`."
+        raise UserError(f"The model has no `{missing[0]}`. {remedy}")
     cam_model, classifier = getattr(model, cam), model.classifier
     check_input(cam_model)
     inputs = cam_model.inputs[0]

@@ -78,7 +78,11 @@ class Options(cli.Options):
         group="class activation maps",
     )
     mirror: bool = cli.option(True, "average with the horizontal flip", deprecated={"--no_mirror": False})
-    cam: str = cli.option("refined_cam", "map that is read out", choices=("refined_cam", "cam"))
+    cam: str = cli.option(
+        "",
+        "map that is read out; default: refined_cam, or cam of a classifier",
+        choices=("refined_cam", "cam"),
+    )
     max_side: int = cli.option(
         1024, "pixels; larger images are shrunk to this long side, 0 = never", kind=cli.non_negative_int
     )
@@ -201,6 +205,7 @@ def resolve(options, run):
         data=options.data or _data_of(run),
         split=split,
         output=options.output or io.join(run.folder, "pseudo_labels", split),
+        cam=options.cam or ("cam" if run.kind == "classifier" else "refined_cam"),
         background_threshold=threshold,
         crf_preset=options.crf_preset or ("ppc" if by_labels else "seam"),
         crf_unary=options.crf_unary or ("labels" if by_labels else "probabilities"),

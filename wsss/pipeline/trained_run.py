@@ -21,6 +21,7 @@ class TrainedRun:
         model_hash: of its bytes.
         class_names: the foreground classes.
         data, split: what it was trained on.
+        kind: `--model` of its training, such as "seam".
     """
 
     folder: str
@@ -29,6 +30,7 @@ class TrainedRun:
     class_names: tuple[str, ...] = ()
     data: str = ""
     split: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class RunConfig:
     class_names: tuple[str, ...] = ()
     data: str = ""
     split: str = ""
+    kind: str = ""
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "RunConfig":
@@ -53,6 +56,7 @@ class RunConfig:
             fields.texts("class_names", ()),
             fields.get("data", str, options.get("data", str, "")),
             fields.get("split", str, options.get("split", str, "")),
+            options.get("model", str, ""),
         )
 
 
@@ -74,7 +78,8 @@ def open_trained_run(model: str = "") -> TrainedRun:
     if io.exists(config_path):
         config = RunConfig.from_json(io.read_json(config_path), config_path)
     check_class_count(len(config.class_names), path)
-    return TrainedRun(folder, path, digest, config.class_names, config.data, config.split)
+    known = (config.class_names, config.data, config.split, config.kind)
+    return TrainedRun(folder, path, digest, *known)
 
 
 def _newest_run() -> str:

@@ -92,7 +92,8 @@ def _read(path):
     """`(arrays, progress)` of a file of `save`."""
     try:
         data = io.read_bytes(path)
-        found = read_npz(data, max_bytes=len(data))  # nothing in it is compressed
+        # `save` compresses nothing, but another program may have; weights shrink little.
+        found = read_npz(data, max_bytes=8 * len(data))
         arrays = [found[f"variable_{index}"] for index in range(len(found) - 1)]
         progress = Progress(**json.loads(found["progress"].tobytes()))
         if not all(isinstance(count, int) and count >= 0 for count in progress):
