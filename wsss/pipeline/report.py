@@ -188,7 +188,7 @@ def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float |
     axes.margins(y=0.15)
     if used is not None:
         axes.axvline(used, color="#c05020", linestyle="--", linewidth=1, label=f"used: {used:g}")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
     axes.set(xlabel="background threshold", ylabel="mean IoU, %")
     axes.spines[["top", "right"]].set_visible(False)
     stream = BytesIO()
