@@ -14,7 +14,13 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("name", MODULES)
+def _trains(name):
+    return name.startswith("wsss.models")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if _trains(name) else ()) for name in MODULES]
+)
 def test_examples_give_what_they_show(name):
     failed, tried = doctest.testmod(
         importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

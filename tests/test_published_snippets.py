@@ -114,7 +114,8 @@ def pixel2prototype_network(size):
     return {"img_input": img_input, "x": x, "proj": proj}
 
 
-@pytest.mark.parametrize("size", [32, pytest.param(224, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 224])
 def test_pixel2prototype_trains(size):
     images, labels = one_hot_images(2, size)
     names = run(PIXEL2PROTOTYPE_SNIPPET, X_train=images, y_train=labels, **pixel2prototype_network(size))
