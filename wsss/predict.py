@@ -2,18 +2,16 @@
 
     python -m wsss.predict --model runs/seam-1 --images photos --output masks
 
-The classes of an image are those that the classifier finds. It is the pipeline of pseudo labels under
-another name: it resumes, skips what is done, lists what failed, and takes the same flags beside its own.
+The classes of an image are those that the classifier finds, and the background threshold is the one that the
+run was calibrated with by `pseudo_labels --background_threshold auto`. It is the pipeline of pseudo labels
+under another name: it resumes, skips what is done, lists what failed, and takes the same flags.
 """
 
 from wsss.common import cli
 from wsss.common.errors import program
 from wsss.inference.tiling.malloc_tuning import tune_malloc
-from wsss.pipeline.options import Options
+from wsss.pipeline.options import NEW_IMAGES, Options, options_of_new_images
 from wsss.pseudo_labels import label
-
-# What this program sets by itself.
-FIXED = {"split": "all", "image_labels": "predicted"}
 
 
 @program
@@ -24,7 +22,7 @@ def main(argv=None):
     tune_malloc()
     namespace, beam_argv = split_arguments(argv, make_parser())
     values = vars(namespace)
-    return label(Options(data=values.pop("images"), **values, **FIXED), beam_argv)
+    return label(options_of_new_images(data=values.pop("images"), **values), beam_argv)
 
 
 def make_parser():
@@ -33,7 +31,7 @@ def make_parser():
         Options,
         prog="python -m wsss.predict",
         description="Writes a mask for each image of a folder. Beam's own flags may be added.",
-        leave_out=("data", *FIXED),
+        leave_out=("data", *NEW_IMAGES),
     )
     parser.add_argument("--images", required=True, help="folder of images, local or gs://, with sub-folders")
     return parser

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wsss.pipeline.options import Options
+from wsss.pipeline.options import Options, options_of_new_images
 from wsss.pipeline.summary import LabelResult
 
 
@@ -53,5 +53,7 @@ def predict_masks(
     Raises:
         UserError: an option, the images or the output folder cannot be used.
     """
-    fixed = {"split": "all", "image_labels": "predicted"}
-    return label_collection(model, images, output, beam_argv=beam_argv, **{**options, **fixed})
+    from wsss.pipeline.job import make_pseudo_labels
+
+    filled = options_of_new_images(model=model, data=images, output=output, **options)
+    return make_pseudo_labels(filled, beam_argv)

@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from wsss.common import io
 from wsss.pipeline import progress
+from wsss.pipeline.calibration import Calibration, calibrated_threshold, keep_calibration
 from wsss.pipeline.graph import LabelShards, WriteSettings
 from wsss.pipeline.inputs import Inputs, open_inputs
 from wsss.pipeline.options import Options, resolve
@@ -21,7 +22,7 @@ from wsss.pipeline.stages.read import InputShard, open_images, sample
 from wsss.pipeline.stages.refine import Background, RefinementSettings
 from wsss.pipeline.stages.threshold import ChooseThreshold, read_threshold
 from wsss.pipeline.summary import LabelResult, write_results
-from wsss.pipeline.trained_run import open_trained_run
+from wsss.pipeline.trained_run import TrainedRun, open_trained_run
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,11 @@ def make_pseudo_labels(
     """
     model = open_trained_run(options.model)
     options = resolve(options, model)
+    rule = options.background_threshold
+    if rule == "calibrated":
+        value, line = calibrated_threshold(model, options.cam)
+        announce(line)
+        options = dataclasses.replace(options, background_threshold=value)
     paths = {"model": model.model_path, "affinity_model": options.affinity_model}
     check_paths(beam_argv, {**paths, "data": options.data, "output": options.output})
     images = open_images(
@@ -77,9 +83,17 @@ def make_pseudo_labels(
     manifests = read_manifests(layout)
     remove_retired(layout, manifests.values())
     in_order = [manifests[shard.name] for shard in images.shards]
-    result = write_results(layout, in_order, settings, name=images.name, threshold=threshold)
+    result = write_results(layout, in_order, settings, name=images.name, threshold=threshold, rule=rule)
     folder.publish()
+    if rule == "auto" and threshold is not None and _labels_training_images(options, model):
+        found = Calibration(model.model_hash, options.cam, threshold, options.data, options.split)
+        keep_calibration(model, found, announce)
     return dataclasses.replace(result, output=options.output)
+
+
+def _labels_training_images(options: Options, model: TrainedRun) -> bool:
+    """Whether the split that the model was trained on is labeled, by its tags."""
+    return options.image_labels == "truth" and options.split == (model.split or "train")
 
 
 def _label(

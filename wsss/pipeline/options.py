@@ -5,6 +5,7 @@ import dataclasses
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError
+from wsss.pipeline.calibration import CONSTANT
 
 REFINEMENTS = ("pamr", "walk", "crf")
 CRF_PRESETS = (
@@ -46,8 +47,8 @@ def _refinements(text):
     return stages
 
 
-def _unit_interval_or_auto(text):
-    return text if text == "auto" else cli.unit_interval(text)
+def _unit_interval_or_rule(text):
+    return text if text in ("auto", "calibrated") else cli.unit_interval(text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,8 +105,10 @@ class Options(cli.Options):
     )
     background_threshold: float | str | None = cli.option(
         None,
-        "score of the background, in [0, 1], default 0.2; auto: the mean of the strongest class scores",
-        kind=_unit_interval_or_auto,
+        "score of the background, in [0, 1]; auto: the mean of the strongest class scores; calibrated: what "
+        "auto chose when the model's training images were labeled, kept in its run directory, or else 0.2; "
+        "default: 0.2, of wsss.predict calibrated",
+        kind=_unit_interval_or_rule,
         metavar="X",
     )
     background_alpha: float | None = cli.option(
@@ -182,6 +185,17 @@ class Options(cli.Options):
         }
 
 
+# What `wsss.predict` sets by itself.
+NEW_IMAGES = {"split": "all", "image_labels": "predicted"}
+
+
+def options_of_new_images(**values) -> Options:
+    """`Options` for images without tags: predicted classes, and a background threshold as calibrated."""
+    if values.get("background_threshold") is None and values.get("background_alpha") is None:
+        values["background_threshold"] = "calibrated"
+    return Options(**{**values, **NEW_IMAGES})
+
+
 def make_parser():
     """The parser of the program's own flags; Beam parses the rest."""
     return cli.make_parser(
@@ -196,7 +210,7 @@ def resolve(options, run):
     """The options with all that the trained run decides filled in: data, split, output, background, CRF."""
     threshold = options.background_threshold
     if threshold is None and options.background_alpha is None:
-        threshold = 0.2
+        threshold = CONSTANT
     by_labels = options.background_alpha is None and options.write == "masks"
     split = options.split or run.split or "train"
     return dataclasses.replace(

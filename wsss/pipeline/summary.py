@@ -18,6 +18,7 @@ from wsss.pipeline.stages.score import Tally
 
 # A classifier that has learned scores the classes of an image higher than the others, by at least so much.
 _LEARNED = 0.05
+_CHOSEN = {"auto": "from images alone", "calibrated": "from the images that the model was trained on"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def write_results(
     *,
     name: str,
     threshold: float | None = None,
+    rule: float | str | None = None,
 ) -> LabelResult:
     """Writes `errors.jsonl`, `summary.json`, where truth is known `metrics.json`, and `report.html`.
 
@@ -59,6 +61,7 @@ def write_results(
         settings: what the labels were made with.
         name: of the collection, for TFRecord output.
         threshold: the background's score where it is a constant.
+        rule: how that was chosen: `auto`, `calibrated`, or by the user.
 
     Returns:
         `LabelResult`; its `output` is the folder of the `Layout`.
@@ -87,7 +90,7 @@ def write_results(
     io.write_json(layout.path("summary.json"), summary)
     metrics = None
     if tally.confusion is not None and tally.sweep is not None:
-        metrics = _metrics(tally.confusion, tally.sweep, names, settings.options, threshold)
+        metrics = _metrics(tally.confusion, tally.sweep, names, settings.options, threshold, rule)
         io.write_json(layout.path("metrics.json"), metrics)
     if settings.options["output_format"] == "tfrecord":
         _write_metadata(layout.root, manifests, name, settings)
@@ -127,6 +130,7 @@ def _metrics(
     names: Sequence[str],
     options: dict[str, Any],
     threshold_used: float | None,
+    rule: float | str | None,
 ) -> dict[str, Any]:
     counts = counts_of(confusion)
     each, curve = iou(counts), mean_iou(sweep.counts())
@@ -148,9 +152,7 @@ def _metrics(
         "image_labels": options["image_labels"],
         "background_threshold": {
             "used": threshold_used,
-            "used_was_chosen": "from images alone"
-            if options["background_threshold"] == "auto"
-            else "by hand",
+            "used_was_chosen": _CHOSEN.get(str(rule), "by hand"),
             "best": threshold,
             "best_miou": best,
             "best_is_of": of_sweep,

@@ -20,7 +20,10 @@ from wsss.common.output_folder import OutputFolder, claim
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-_OWNED = ("result.json", "config.json", "model.keras", "history.csv", "checkpoint/*", "tensorboard/*")
+_OWNED = (
+    *("result.json", "config.json", "model.keras", "history.csv", "checkpoint/*", "tensorboard/*"),
+    "calibration.json",  # by `pseudo_labels --background_threshold auto`, of the model that is here
+)
 _NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence")
 _BEFORE = {"clip_norm": 0.0}  # how runs were trained whose config.json lacks the option: by 0.1.0
 
