@@ -30,7 +30,7 @@ class DilatedConv2D(layers.Conv2D):
     way in oneDNN (by itself on some CPUs only), on accelerators and in XLA; elsewhere Keras's way is taken.
     """
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         if not _dilates_directly(inputs):
             return super().convolution_op(inputs, kernel)
         import tensorflow as tf

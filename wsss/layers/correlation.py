@@ -1,7 +1,9 @@
 """Pixel correlation of SEAM as a layer, and the embedding that it compares pixels by."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -58,7 +60,7 @@ class PixelCorrelation(layers.Layer):
         cam, feature = input_shapes
         return (*feature[:3], cam[-1] + 1)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
         shape = self.compute_output_shape([x.shape for x in inputs])
         return keras.KerasTensor(shape, dtype="float32")
 
@@ -71,7 +73,7 @@ class PixelCorrelation(layers.Layer):
         return {**super().get_config(), **own}
 
 
-def strongest_class(cam, epsilon=1e-5):
+def strongest_class(cam: Any, epsilon: float = 1e-5) -> Any:
     """Normalized maps of the background and of each pixel's strongest class, the values of pixel correlation.
 
     Args:
@@ -92,8 +94,15 @@ def strongest_class(cam, epsilon=1e-5):
 
 
 def correlation_embedding(
-    image, low_feature, high_feature, like, *, channels=(64, 128), embedding=192, standardize=False
-):
+    image: Any,
+    low_feature: Any,
+    high_feature: Any,
+    like: Any,
+    *,
+    channels: tuple[int, int] = (64, 128),
+    embedding: int = 192,
+    standardize: bool = False,
+) -> Any:
     """The feature in which SEAM compares pixels: color and two stages of the backbone, embedded.
 
     Source: SEAM's released code: the image and the features of stages 4 (64 channels) and 5 (128) join to

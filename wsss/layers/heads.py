@@ -28,7 +28,7 @@ class ImageScores(layers.Layer):
             cells at the border then weigh half.
     """
 
-    def __init__(self, upsample=False, **kwargs):
+    def __init__(self, upsample: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.upsample = upsample
 

@@ -1,5 +1,7 @@
 """Non-local block: attention of every position to every other one."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -8,16 +10,16 @@ from wsss.ops.vectors import unit_vectors
 
 
 def nonlocal_neural_network(
-    x,
-    g=None,
-    use_gaussian=True,
-    use_relu=False,
-    embed1=None,
-    embed2=None,
-    mode="spatial",
-    epsilon=1e-6,
-    name="nonlocal",
-):
+    x: Any,
+    g: Any = None,
+    use_gaussian: bool = True,
+    use_relu: bool = False,
+    embed1: Any = None,
+    embed2: Any = None,
+    mode: str = "spatial",
+    epsilon: float = 1e-6,
+    name: str = "nonlocal",
+) -> Any:
     """Each position replaced by a mean over all positions, weighted by how alike they are.
 
     Source: Wang et al., "Non-local Neural Networks", CVPR 2018, equations 1 and 4; without the residual.
@@ -59,7 +61,14 @@ class NonLocal(layers.Layer):
         use_gaussian, use_relu, mode, epsilon: see `nonlocal_neural_network`.
     """
 
-    def __init__(self, use_gaussian=True, use_relu=False, mode="spatial", epsilon=1e-6, **kwargs):
+    def __init__(
+        self,
+        use_gaussian: bool = True,
+        use_relu: bool = False,
+        mode: str = "spatial",
+        epsilon: float = 1e-6,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if mode not in ("spatial", "channel"):
             raise ValueError(f'`mode` must be "spatial" or "channel". Received: {mode!r}.')

@@ -30,7 +30,7 @@ class UpsampleLike(layers.Layer):
         factor: int >= 1.
     """
 
-    def __init__(self, factor, **kwargs):
+    def __init__(self, factor: int, **kwargs):
         super().__init__(**kwargs)
         self.factor = factor
 

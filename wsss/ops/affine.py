@@ -5,6 +5,7 @@ and the content at `p` goes to `linear (p - anchor) + anchor + shift`, with `anc
 to the height and width, so that images and feature maps of any size are transformed alike.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +14,7 @@ from keras import ops
 
 KINDS = ("rotate", "rescale_aspect", "rescale", "flip", "translation", "shear")
 FILL_MODES = ("constant", "nearest", "reflect", "wrap")
+Range = tuple[float, float]  # lowest and highest value
 ARGUMENTS = 5  # numbers that describe one transform, whatever its kind
 
 
@@ -24,7 +26,7 @@ class AffineMap(NamedTuple):
     shift: Any  # float (batch, 2), (y, x), relative to the size
 
 
-def affine_map(code, args):
+def affine_map(code: Any, args: Any) -> AffineMap:
     """The transforms that codes and arguments stand for.
 
     | code | kind | arguments |
@@ -77,7 +79,7 @@ def affine_map(code, args):
     return AffineMap(linear, anchor, shift)
 
 
-def inverse_arguments(code, args):
+def inverse_arguments(code: Any, args: Any) -> Any:
     """The arguments with which the same code undoes the transform, exactly.
 
     Args:
@@ -106,7 +108,7 @@ def inverse_arguments(code, args):
     return inverse
 
 
-def warp(images, affine, fill_mode="constant", fill_value=0.0):
+def warp(images: Any, affine: AffineMap, fill_mode: str = "constant", fill_value: float = 0.0) -> Any:
     """Applies one affine transform to each image, bilinearly.
 
     Args:
@@ -177,21 +179,21 @@ class Affine:
 
     def __init__(
         self,
-        affine_weights=None,
-        fill_mode="nearest",
+        affine_weights: Sequence[float] | None = None,
+        fill_mode: str = "nearest",
         *,
-        vertical_flip=True,
-        rotate_domain=(-np.pi / 2, np.pi / 2),
-        rescale_ratio_domain=(0.5, 2.0),
-        rescale_scale_domain=(1.0, 2.0),
-        rescale_x_domain=(0.0, 1.0),
-        rescale_y_domain=(0.0, 1.0),
-        translation_x_domain=(-0.5, 0.5),
-        translation_y_domain=(-0.5, 0.5),
-        shear_x_domain=(-0.5, 0.5),
-        shear_y_domain=(-0.5, 0.5),
-        shear_scale_domain=(0.5, 2.0),
-        seed=None,
+        vertical_flip: bool = True,
+        rotate_domain: Range = (-np.pi / 2, np.pi / 2),
+        rescale_ratio_domain: Range = (0.5, 2.0),
+        rescale_scale_domain: Range = (1.0, 2.0),
+        rescale_x_domain: Range = (0.0, 1.0),
+        rescale_y_domain: Range = (0.0, 1.0),
+        translation_x_domain: Range = (-0.5, 0.5),
+        translation_y_domain: Range = (-0.5, 0.5),
+        shear_x_domain: Range = (-0.5, 0.5),
+        shear_y_domain: Range = (-0.5, 0.5),
+        shear_scale_domain: Range = (0.5, 2.0),
+        seed: int | keras.random.SeedGenerator | None = None,
     ):
         if fill_mode not in FILL_MODES:
             raise ValueError(f"`fill_mode` must be one of {FILL_MODES}. Received: {fill_mode!r}.")
@@ -213,7 +215,7 @@ class Affine:
         )
         self._lowest, self._highest = domains[..., 0], domains[..., 1]
 
-    def random_affine_code(self, size=None):
+    def random_affine_code(self, size: int | None = None) -> tuple[Any, Any]:
         """Samples random transforms.
 
         Args:
@@ -234,7 +236,7 @@ class Affine:
         args = ops.where((code == KINDS.index("flip"))[:, None], flips, args)
         return (code[0], args[0]) if size is None else (code, args)
 
-    def inverse_affine_code(self, code, args):
+    def inverse_affine_code(self, code: Any, args: Any) -> Any:
         """The arguments that undo a transform when applied with the same code.
 
         Args:
@@ -248,7 +250,7 @@ class Affine:
         inverse = inverse_arguments(ops.reshape(code, (-1,)), ops.reshape(args, (-1, ARGUMENTS)))
         return inverse if len(args.shape) == 2 else inverse[0]
 
-    def apply_affine(self, images, code, args):
+    def apply_affine(self, images: Any, code: Any, args: Any) -> Any:
         """Transforms each image: one vectorized bilinear warp, differentiable and traceable.
 
         Args:

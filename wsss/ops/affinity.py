@@ -12,6 +12,7 @@ rows `0 … height - radius` and the columns `reach … width - radius`. Values 
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ class AffinityLoss(NamedTuple):
     negative: Any
 
     @property
-    def total(self):
+    def total(self) -> Any:
         """Weighted as published for both systems: half for pairs alike, half for pairs that differ."""
         return self.background / 4 + self.foreground / 4 + self.negative / 2
 
@@ -50,17 +51,17 @@ class DisplacementLoss(NamedTuple):
     foreground: Any
 
     @property
-    def total(self):
+    def total(self) -> Any:
         return (self.background + self.foreground) / 2
 
 
 @functools.lru_cache(maxsize=32)
-def path_offsets(radius):
+def path_offsets(radius: int) -> tuple[tuple[int, int], ...]:
     """`pair_offsets` in the order of IRN: by the number of pixels on the path, then as they were."""
     return tuple(sorted(pair_offsets(radius), key=_path_length))
 
 
-def feature_affinity(feature, radius=5, all_pairs=False):
+def feature_affinity(feature: Any, radius: int = 5, all_pairs: bool = False) -> Any:
     """Affinity of pixel pairs, `exp(-mean |difference of features|)`.
 
     Args:
@@ -86,7 +87,7 @@ def feature_affinity(feature, radius=5, all_pairs=False):
     return affinity if inside is None else affinity * inside
 
 
-def path_affinity(edge, radius):
+def path_affinity(edge: Any, radius: int) -> Any:
     """Affinity of pixel pairs, 1 - the strongest edge on the line between them.
 
     For training: it holds every pixel of every path, as the released code does, and so compiles
@@ -107,7 +108,7 @@ def path_affinity(edge, radius):
     return 1 - ops.concatenate(strongest, axis=-1)
 
 
-def pair_labels(labels, offsets):
+def pair_labels(labels: Any, offsets: Sequence[tuple[int, int]]) -> PairLabels:
     """Semantic affinity labels of pixel pairs.
 
     Source: Ahn & Kwak, CVPR 2018, section 3.2; Ahn, Cho & Kwak, CVPR 2019, released code.
@@ -131,7 +132,7 @@ def pair_labels(labels, offsets):
     return PairLabels(*(ops.cast(mask, "float32") for mask in masks))
 
 
-def affinity_loss(affinity, labels):
+def affinity_loss(affinity: Any, labels: PairLabels) -> AffinityLoss:
     """Logistic loss of affinities, balanced between the three kinds of pairs.
 
     Args:
@@ -150,7 +151,9 @@ def affinity_loss(affinity, labels):
     )
 
 
-def displacement_loss(displacement, labels, offsets):
+def displacement_loss(
+    displacement: Any, labels: PairLabels, offsets: Sequence[tuple[int, int]]
+) -> DisplacementLoss:
     """IRN's displacement loss: pixels of one instance point at one center.
 
     Within a class, displacements differ by the offset of the pixels; on the background by nothing.

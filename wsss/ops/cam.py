@@ -4,12 +4,14 @@ Maps are `(batch, height, width, classes)`. Unless a function says otherwise the
 foreground classes only; where there is a background channel, it is channel 0.
 """
 
+from typing import Any
+
 from keras import ops
 
 SPATIAL = (1, 2)
 
 
-def max_normalize(cam, epsilon=1e-5):
+def max_normalize(cam: Any, epsilon: float = 1e-5) -> Any:
     """Positive part of each map, scaled to [0, 1) by its smallest and largest value.
 
     `relu(r - min - epsilon) / (max - min + epsilon)` with `r = relu(cam)`. The gradient flows through
@@ -26,7 +28,7 @@ def max_normalize(cam, epsilon=1e-5):
     return ops.relu(positive - low - epsilon) / (high - low + epsilon)
 
 
-def min_max_normalize(cam, epsilon=1e-5):
+def min_max_normalize(cam: Any, epsilon: float = 1e-5) -> Any:
     """Min-max normalization of pixel-to-prototype contrast, and of inference before values below 0 are cut.
 
     Differs from `max_normalize` where the map is at its minimum: such pixels come out slightly
@@ -45,7 +47,7 @@ def min_max_normalize(cam, epsilon=1e-5):
     return (kept - low - epsilon) / (high - low + epsilon)
 
 
-def max_onehot(cam):
+def max_onehot(cam: Any) -> Any:
     """The maps with every value but the largest of each pixel set to 0; exact ties all stay.
 
     Args:
@@ -57,7 +59,7 @@ def max_onehot(cam):
     return ops.where(cam == ops.max(cam, axis=-1, keepdims=True), cam, 0.0)
 
 
-def background_score(cam, exponent=1.0):
+def background_score(cam: Any, exponent: float = 1.0) -> Any:
     """Background score of each pixel, `(1 - max_c cam_c) ** exponent`.
 
     Source: Ahn & Kwak, CVPR 2018, section 3.1.
@@ -78,7 +80,7 @@ def background_score(cam, exponent=1.0):
     return score if exponent == 1 else score**exponent
 
 
-def add_background(cam):
+def add_background(cam: Any) -> Any:
     """The maps with `background_score(cam)` put before them as channel 0.
 
     Args:
@@ -90,7 +92,7 @@ def add_background(cam):
     return ops.concatenate([background_score(cam), cam], axis=-1)
 
 
-def mask_classes(cam, image_labels):
+def mask_classes(cam: Any, image_labels: Any) -> Any:
     """The maps of classes that the image does not have, set to 0.
 
     Args:

@@ -47,20 +47,20 @@ class Prototypes(NamedTuple):
 
 
 def pixel_prototype_contrast(
-    view,
-    other,
-    image_labels,
+    view: ContrastView,
+    other: ContrastView,
+    image_labels: Any,
     *,
-    sampled=(None, None),
-    seed=None,
-    grid=(16, 16),
-    background_threshold=0.2,
-    pixels_per_prototype=32,
-    temperature=0.1,
-    negative_ranks=(3, 13),
-    hard_pixel_range=(0.1, 0.6),
-    repaired=False,
-):
+    sampled: tuple[Any, Any] = (None, None),
+    seed: int | keras.random.SeedGenerator | None = None,
+    grid: tuple[int, int] = (16, 16),
+    background_threshold: float = 0.2,
+    pixels_per_prototype: int = 32,
+    temperature: float = 0.1,
+    negative_ranks: tuple[int, int] = (3, 13),
+    hard_pixel_range: tuple[float, float] = (0.1, 0.6),
+    repaired: bool = False,
+) -> Contrast:
     """All terms of pixel-to-prototype contrast for a pair of views that show the same pixels.
 
     Args:
@@ -97,8 +97,15 @@ def pixel_prototype_contrast(
     def intra(pixels, labels, prototypes, sampled):
         if sampled is None:
             sampled = sample_pixels(labels, 1 - (hard_pixel_range[1] - hard_pixel_range[0]), seed)
-        ranks = {"negative_ranks": negative_ranks, "hard_pixel_range": hard_pixel_range}
-        return intra_view_contrast(pixels, labels, prototypes, sampled, temperature, **ranks)
+        return intra_view_contrast(
+            pixels,
+            labels,
+            prototypes,
+            sampled,
+            temperature,
+            negative_ranks=negative_ranks,
+            hard_pixel_range=hard_pixel_range,
+        )
 
     return Contrast(
         cross_prototype=(cross(pixels1, labels1, prototypes2) + cross(pixels2, labels2, prototypes1)) / 2,
@@ -107,7 +114,9 @@ def pixel_prototype_contrast(
     )
 
 
-def class_scores(refined_cam, background_threshold=0.2, grid=(16, 16)):
+def class_scores(
+    refined_cam: Any, background_threshold: float = 0.2, grid: tuple[int, int] = (16, 16)
+) -> Any:
     """Scores of background and classes on the grid, without gradient.
 
     Args:
@@ -123,7 +132,7 @@ def class_scores(refined_cam, background_threshold=0.2, grid=(16, 16)):
     return ops.concatenate([ops.full_like(scores[..., :1], background_threshold), scores], axis=-1)
 
 
-def pseudo_labels(scores, image_labels):
+def pseudo_labels(scores: Any, image_labels: Any) -> Any:
     """Class of each pixel: the highest score among background and the classes of its image.
 
     Args:
@@ -137,7 +146,9 @@ def pseudo_labels(scores, image_labels):
     return ops.cast(ops.argmax(_flatten(masked), axis=-1), "int32")
 
 
-def estimate_prototypes(features, scores, image_labels, count=32, repaired=False):
+def estimate_prototypes(
+    features: Any, scores: Any, image_labels: Any, count: int = 32, repaired: bool = False
+) -> Prototypes:
     """Prototype of each class: the mean, weighted by score, of the pixels that score highest.
 
     Equal scores are taken in the order of the pixels, on every backend; where `repaired` all pixels
@@ -173,7 +184,7 @@ def estimate_prototypes(features, scores, image_labels, count=32, repaired=False
     return Prototypes(unit_vectors(vectors), pixels, exists)
 
 
-def prototype_contrast(pixels, labels, prototypes, temperature=0.1):
+def prototype_contrast(pixels: Any, labels: Any, prototypes: Prototypes, temperature: float = 0.1) -> Any:
     """Noise-contrastive loss: each pixel against the prototype of its class among all of them.
 
     Args:
@@ -190,15 +201,15 @@ def prototype_contrast(pixels, labels, prototypes, temperature=0.1):
 
 
 def intra_view_contrast(
-    pixels,
-    labels,
-    prototypes,
-    sampled,
-    temperature=0.1,
+    pixels: Any,
+    labels: Any,
+    prototypes: Prototypes,
+    sampled: Any,
+    temperature: float = 0.1,
     *,
-    negative_ranks=(3, 13),
-    hard_pixel_range=(0.1, 0.6),
-):
+    negative_ranks: tuple[int, int] = (3, 13),
+    hard_pixel_range: tuple[float, float] = (0.1, 0.6),
+) -> Any:
     """Contrast within a view, on half of each class's pixels at random and as many hard ones.
 
     Negatives are semi-hard: the prototypes at `negative_ranks` of similarity to the pixel. As published, the
@@ -241,7 +252,9 @@ def intra_view_contrast(
     return ops.sum(weight * loss) / present
 
 
-def sample_pixels(labels, fraction=0.5, seed=None):
+def sample_pixels(
+    labels: Any, fraction: float = 0.5, seed: int | keras.random.SeedGenerator | None = None
+) -> Any:
     """A random fraction of the pixels of each class (rounded down).
 
     Args:

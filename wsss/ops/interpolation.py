@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 
-def interpolation_matrix(out_size, in_size, align_corners=False):
+def interpolation_matrix(out_size: int, in_size: int, align_corners: bool = False) -> np.ndarray:
     """The matrix `(out_size, in_size)` that interpolates linearly from `in_size` samples to `out_size`.
 
     Args:
@@ -28,7 +28,7 @@ def interpolation_matrix(out_size, in_size, align_corners=False):
 
 
 @functools.lru_cache(maxsize=256)  # a megabyte each at most, for photographs of 12 megapixels
-def upsampling_matrix(out_size, scaled_size, low_size):
+def upsampling_matrix(out_size: int, scaled_size: int, low_size: int) -> np.ndarray:
     """From a feature map to the scaled image (corners aligned), and on to the image's size (half-pixel).
 
     Args:

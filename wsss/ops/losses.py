@@ -13,6 +13,7 @@ of its normalized maps gives the missing channel.
 Every loss is computed in float32, whatever the precision of the maps.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -34,7 +35,7 @@ class Regularization(NamedTuple):
     cross_equivariance: Any
 
 
-def min_pooling_loss(cam, image_labels=None, rate=0.25):
+def min_pooling_loss(cam: Any, image_labels: Any = None, rate: float = 0.25) -> Any:
     """Adaptive min pooling: mean positive activation of the pixels where it is lowest.
 
     Keeps maps from flooding the image: some part of every image is background. Source: SEAM's
@@ -54,7 +55,7 @@ def min_pooling_loss(cam, image_labels=None, rate=0.25):
     return ops.mean(ops.relu(-_largest(-strongest, rate)), axis=-1)
 
 
-def equivariance_loss(cam, other_cam):
+def equivariance_loss(cam: Any, other_cam: Any) -> Any:
     """Equivariance (ER): mean absolute difference of two views' normalized maps.
 
     Args:
@@ -67,7 +68,7 @@ def equivariance_loss(cam, other_cam):
     return ops.mean(ops.abs(cam - other_cam), axis=(1, 2, 3))
 
 
-def cross_equivariance_loss(cam, refined_cam, rate=0.2):
+def cross_equivariance_loss(cam: Any, refined_cam: Any, rate: float = 0.2) -> Any:
     """Equivariance across the refinement (ECR): refined maps follow the other view's plain maps.
 
     Compares with the strongest class of `cam` alone, without gradient to it, and averages over the
@@ -87,7 +88,14 @@ def cross_equivariance_loss(cam, refined_cam, rate=0.2):
     return ops.mean(_largest(_flatten(difference), rate), axis=-1)
 
 
-def equivariant_regularization(view, other, image_labels, to_other, rate=0.2, epsilon=1e-5):
+def equivariant_regularization(
+    view: View,
+    other: View,
+    image_labels: Any,
+    to_other: Callable[[Any], Any],
+    rate: float = 0.2,
+    epsilon: float = 1e-5,
+) -> Regularization:
     """Both equivariance terms of a pair of views, from raw maps.
 
     Args:

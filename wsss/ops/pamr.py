@@ -5,6 +5,9 @@ section 3.3, and the released code. It is a batched refinement for the accelerat
 the dense CRF.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras import ops
 
 from wsss.ops.resize import resize_bilinear
@@ -12,7 +15,9 @@ from wsss.ops.resize import resize_bilinear
 NEIGHBORS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
 
 
-def refine_masks(images, masks, iterations=10, dilations=(1, 2, 4, 8, 12, 24)):
+def refine_masks(
+    images: Any, masks: Any, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
+) -> Any:
     """Soft masks averaged `iterations` times over the pixels around that look alike.
 
     Each pixel has 8 neighbors at every dilation; they are weighted by a softmax of their difference in

@@ -1,13 +1,14 @@
 """Bilinear resizing as two small matrix products: exact, differentiable, for any size."""
 
 from numbers import Integral
+from typing import Any
 
 from keras import ops
 
 from wsss.ops.interpolation import interpolation_matrix
 
 
-def resize_bilinear(images, size, align_corners=False):
+def resize_bilinear(images: Any, size: tuple[Any, Any], align_corners: bool = False) -> Any:
     """Bilinear interpolation of images to another size, without antialiasing.
 
     Each axis is interpolated by one matrix with at most two weights a row, so the gradient is the
@@ -38,7 +39,7 @@ def resize_bilinear(images, size, align_corners=False):
 
 def _interpolation_weights(out_size, in_size, align_corners, dtype):
     if isinstance(out_size, Integral) and isinstance(in_size, Integral):
-        matrix = interpolation_matrix(out_size, in_size, align_corners).astype("float32")
+        matrix = interpolation_matrix(int(out_size), int(in_size), align_corners).astype("float32")
         return ops.cast(ops.convert_to_tensor(matrix), dtype)
     # A size known only when the graph runs: the same formula in tensors, float32.
     out = ops.arange(out_size, dtype="float32")
