@@ -108,6 +108,24 @@ def test_old_results_stay_until_the_new_ones_are_published(tmp_path):
     check_replaced(tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_a_complete_output_does_not_name_is_the_users(tmp_path, overwrite):
+    written = ["done.json", "masks/a.png", "masks/sub/b.png"]
+    finished(tmp_path)
+    write(tmp_path, "masks/mine.png", text="mine")
+    options = {"owned": OWNED, "written": lambda folder: written, "overwrite": overwrite}
+    claimed = claim(tmp_path, "pseudo_labels", **options)
+    assert claimed.kept == {"masks/mine.png"}
+    claimed.begin(clear=True)
+    options["written"] = lambda folder: None  # interrupted: now the marker tells
+    claimed = claim(tmp_path, "pseudo_labels", **options)
+    assert claimed.kept == {"masks/mine.png"}
+    write(claimed.work, "masks/c.png", "done.json", text="new")
+    claimed.publish()
+    claimed.clear()
+    assert content(tmp_path)["masks/mine.png"] == "mine"
+
+
 @pytest.mark.parametrize("calls", range(6))
 def test_publishing_is_completed_after_a_kill(tmp_path, monkeypatch, calls):
     """Whichever call of the file system was the last one, the next `claim` finishes what was begun."""

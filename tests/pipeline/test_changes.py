@@ -126,3 +126,41 @@ def test_a_threshold_of_outdated_images_is_chosen_anew(on_folder, records, tmp_p
     write_images(tmp_path / "images", make_records(4, seed=1))
     assert on_folder("--background_threshold", "auto") == 0
     assert json.loads((tmp_path / "labels" / "threshold.json").read_text()) != first
+
+
+def test_a_mask_that_the_user_adds_is_neither_removed_nor_replaced(on_folder, records, tmp_path, capsys):
+    write_images(tmp_path / "images", [*records[:4], corrupt(records[4])])
+    assert on_folder() == 0
+    labels = tmp_path / "labels"
+    drawn = [labels / "masks" / f"{name}.png" for name in ("notes", records[4].image_id)]
+    for path in drawn:
+        path.write_bytes(b"drawn by hand")
+    assert on_folder("--overwrite", "--background_alpha", "4") == 0  # its image still gives no mask
+    assert [path.read_bytes() for path in drawn] == [b"drawn by hand"] * 2
+    write_images(tmp_path / "images", records[4:5])
+    capsys.readouterr()
+    for _ in range(2):  # the second finds an interrupted run
+        assert on_folder("--background_alpha", "4") == 2
+        assert f"{drawn[1]} was not written by wsss" in capsys.readouterr().err
+    assert [path.read_bytes() for path in drawn] == [b"drawn by hand"] * 2
+    drawn[1].unlink()
+    assert on_folder("--background_alpha", "4") == 0
+    assert len(masks(labels)) == 6
+
+
+def test_labels_of_added_images_that_were_interrupted_are_ours(on_folder, records, tmp_path, monkeypatch):
+    write_images(tmp_path / "images", records[:3])
+    assert on_folder() == 0
+    write_images(tmp_path / "images", records[3:9])
+    write = io.write_json
+
+    def stop(path, value):
+        if "/manifests/" in str(path):
+            raise KeyboardInterrupt
+        write(path, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "write_json", stop)
+        assert on_folder() == 130
+    assert on_folder() == 0
+    assert len(masks(tmp_path / "labels")) == 9

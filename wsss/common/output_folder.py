@@ -2,6 +2,8 @@
 
 A program writes only into a folder that is empty or that bears a marker, `wsss_output.json`, of the same kind
 of output. The marker lists the files that belong to the output; nothing else in the folder is ever removed.
+Where the names of such files depend on the data, an output lists them when it is complete, and a file beside
+them that only looks like one of them, such as a mask that the user drew, is the user's.
 Results that replace others are first written beside them, in the hidden sub-folder `.new`, and take their
 places only when they are complete:
 
@@ -18,7 +20,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import metadata
 
@@ -45,11 +47,13 @@ class Marker:
         kind: of the output, one of `KINDS`.
         version: of wsss that wrote it.
         owned: patterns, relative to the folder, of the files that belong to the output.
+        kept: names of files that match a pattern but are the user's.
     """
 
     kind: str
     version: str
     owned: tuple[str, ...]
+    kept: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value, path) -> "Marker":
@@ -60,14 +64,15 @@ class Marker:
         """
         try:
             kind, version, owned = value["kind"], value["version"], tuple(value["owned"])
-            valid = kind in KINDS and isinstance(version, str) and all(map(_stays_inside, owned))
-        except (KeyError, TypeError):
+            kept = tuple(value.get("kept", ()))
+            valid = kind in KINDS and isinstance(version, str) and all(map(_stays_inside, owned + kept))
+        except (KeyError, TypeError, AttributeError):
             valid = False
         if not valid:
             raise UserError(
                 f"{path} is damaged: it must hold `kind`, `version` and `owned`. Name another folder."
             )
-        return cls(kind, version, owned)
+        return cls(kind, version, owned, kept)
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,14 @@ class OutputFolder:
         owned: patterns of the files that belong to the output. Earlier ones are removed first and written
             last: put the files that mark an output as complete at the beginning.
         replaces: whether results that are there are to be replaced (`--overwrite`).
+        kept: names of files that match a pattern but are the user's; they are never removed.
     """
 
     path: str
     kind: str
     owned: tuple[str, ...]
     replaces: bool
+    kept: frozenset[str] = frozenset()
 
     @property
     def work(self) -> str:
@@ -106,7 +113,7 @@ class OutputFolder:
         folders = (pattern.rpartition("/")[0] for pattern in self.owned if "**" not in pattern)
         for folder in {self.path, *(io.join(self.path, name) for name in folders if name)}:
             io.remove_unfinished(folder)
-        marker = Marker(self.kind, _version(), self.owned)
+        marker = Marker(self.kind, _version(), self.owned, tuple(sorted(self.kept)))
         io.write_json(io.join(self.path, MARKER), asdict(marker))
 
     def clear(self) -> None:
@@ -118,7 +125,7 @@ class OutputFolder:
 
     def files(self) -> list[str]:
         """The output's own files in `path`, relative to it, in the order of `owned`."""
-        return _matching(self.path, self.owned)
+        return [name for name in _matching(self.path, self.owned) if name not in self.kept]
 
     def publish(self) -> None:
         """Puts the results in `work` in the places of the old ones. To be called when they are complete."""
@@ -149,6 +156,7 @@ def claim(
     overwrite: bool = False,
     resumes: bool = True,
     complete: str = "",
+    written: Callable[[str], Iterable[str] | None] | None = None,
 ) -> OutputFolder:
     """Checks that a program may write to a folder. Nothing is written or removed yet.
 
@@ -160,6 +168,8 @@ def claim(
         overwrite: whether results that are there are replaced.
         resumes: whether the program goes on with, or keeps, what is there unless `overwrite`.
         complete: of a program that does not resume, the file whose presence says that results are complete.
+        written: function of the folder that gives the names of all files of a complete output, or None of
+            one that is not complete: what matches a pattern there is taken for a part of it.
 
     Returns:
         `OutputFolder`.
@@ -180,16 +190,17 @@ def claim(
     if marker.kind != kind:
         raise UserError(f"{path} holds {KINDS[marker.kind]}, not {KINDS[kind]}. Name another folder.")
     owned = tuple(dict.fromkeys((*owned, *marker.owned)))
-    replacing = OutputFolder(path, kind, owned, replaces=True)
-    if io.exists(io.join(replacing.work, _READY)):
-        replacing.publish()
+    unfinished = OutputFolder(path, kind, owned, replaces=True)
+    if io.exists(io.join(unfinished.work, _READY)):
+        unfinished.publish()
+    folder = OutputFolder(path, kind, owned, replaces=False, kept=_kept(path, owned, marker, written))
     if overwrite:
-        return replacing if replacing.files() else OutputFolder(path, kind, owned, replaces=False)
+        return replace(folder, replaces=bool(folder.files()))
     if not resumes and io.exists(io.join(path, complete)):
         raise UserError(
             f"{path} holds {KINDS[kind]} already. Name another folder, or pass `--overwrite` to replace it."
         )
-    return OutputFolder(path, kind, owned, replaces=False)
+    return folder
 
 
 def read_marker(folder) -> Marker | None:
@@ -263,6 +274,17 @@ def _check_inputs(path, owned, inputs):
                     f"The input {given} lies among the files that {path} is to hold. "
                     "Name another output folder."
                 )
+
+
+def _kept(path, owned, marker, written):
+    """Names of the files that match a pattern but are the user's.
+
+    A complete output tells them; of one that was interrupted they are known from before it went on.
+    """
+    names = written(path) if written else None
+    if names is None:
+        return frozenset(name for name in marker.kept if io.exists(io.join(path, name)))
+    return frozenset(_matching(path, owned)) - frozenset(names)
 
 
 def _foreign_file(folder):

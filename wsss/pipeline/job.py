@@ -16,7 +16,7 @@ from wsss.pipeline.options import Options, resolve
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import Plan, plan_job, record_files, remove_retired, waves
 from wsss.pipeline.runner import check_paths, images_in_a_wave, is_local, make_pipeline, run
-from wsss.pipeline.stages.manifest import read_manifests
+from wsss.pipeline.stages.manifest import read_manifests, written_files
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.read import InputShard, open_images, sample
 from wsss.pipeline.stages.refine import Background, RefinementSettings
@@ -74,8 +74,14 @@ def make_pseudo_labels(
         options.recorded(), model.model_hash, inputs.class_names, inputs.affinity_model_hash
     )
     data = images.collection.directory if images.collection else options.data
-    folder = open_output(options.output, settings, inputs=(data, model.folder), overwrite=options.overwrite)
-    layout = Layout(folder.work)
+    folder = open_output(
+        options.output,
+        settings,
+        inputs=(data, model.folder),
+        overwrite=options.overwrite,
+        written=written_files,
+    )
+    layout = Layout.of(folder)
     plan = plan_job(images.shards, layout)
     if plan.finished:
         announce(f"{plan.finished} of {len(images.shards)} shards are done already.")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
@@ -36,9 +36,17 @@ class Layout:
 
     Attributes:
         root: the output folder, local or remote.
+        kept: paths of files that lie among ours but are the user's.
     """
 
     root: str
+    kept: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, folder: OutputFolder) -> "Layout":
+        """Where labels are written in an output folder until it is published."""
+        kept = () if folder.replaces else folder.kept
+        return cls(folder.work, frozenset(io.join(folder.path, name) for name in kept))
 
     def mask(self, image_id: str) -> str:
         """Palette PNG: 0 background, 1..K class."""
@@ -55,6 +63,16 @@ class Layout:
     def manifest(self, shard: str) -> str:
         """The manifest of a shard; once it is there, the shard is finished."""
         return io.join(self.root, MANIFESTS, f"{shard}.json")
+
+    def free(self, path: str) -> str:
+        """The path of a file to be written.
+
+        Raises:
+            UserError: a file of the user's is there.
+        """
+        if path in self.kept:
+            raise UserError(f"{path} was not written by wsss. Move it, or pass `--overwrite` to replace it.")
+        return path
 
     def path(self, name: str) -> str:
         """A file at the top."""
@@ -119,7 +137,12 @@ class LabelSettings:
 
 
 def open_output(
-    path: str, settings: LabelSettings, *, inputs: Iterable[str] = (), overwrite: bool = False
+    path: str,
+    settings: LabelSettings,
+    *,
+    inputs: Iterable[str] = (),
+    overwrite: bool = False,
+    written: Callable[[str], Iterable[str] | None] | None = None,
 ) -> OutputFolder:
     """Makes the output folder ours, or checks that what lies there was made with the same settings.
 
@@ -128,6 +151,7 @@ def open_output(
         settings: of this job.
         inputs: paths that the job reads, which the output must not touch.
         overwrite: whether labels that are there are replaced, as soon as the new ones are complete.
+        written: names the files of complete labels, see `wsss.common.output_folder.claim`.
 
     Returns:
         `OutputFolder`; labels are written to its `work`.
@@ -135,8 +159,8 @@ def open_output(
     Raises:
         UserError: the folder holds other files, or labels made with other settings.
     """
-    folder = claim(path, "pseudo_labels", owned=OWNED, inputs=inputs, overwrite=overwrite)
-    layout = Layout(folder.work)
+    folder = claim(path, "pseudo_labels", owned=OWNED, inputs=inputs, overwrite=overwrite, written=written)
+    layout = Layout.of(folder)
     recorded_path = layout.path("options.json")
     difference = "options not recorded" if layout.manifest_paths() else ""
     if io.exists(recorded_path):

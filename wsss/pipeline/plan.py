@@ -66,6 +66,9 @@ def plan_job(shards: Sequence[InputShard], layout: Layout) -> Plan:
     outdated = [manifest for name, manifest in manifests.items() if name not in finished]
     if outdated:
         _retire(layout, outdated)
+    if outdated or len(finished) < len(shards):  # they are about other labels than there are to be
+        for name in RESULTS:
+            io.remove(layout.path(name))
     if not finished:  # a threshold that no mask was made with
         io.remove(layout.path("threshold.json"))
     return Plan(tuple(shard for shard in shards if shard.name not in finished), len(finished))
@@ -84,10 +87,15 @@ def remove_retired(layout: Layout, manifests: Iterable[Manifest]) -> None:
             files.discard(manifest.records.name)
     for image_id in sorted(ids):
         for output in (layout.mask, layout.scores, layout.preview):
-            io.remove(output(image_id))
+            _remove(layout, output(image_id))
     for name in sorted(files):
-        io.remove(layout.path(name))
+        _remove(layout, layout.path(name))
     io.remove(path)
+
+
+def _remove(layout, path):
+    if path not in layout.kept:
+        io.remove(path)
 
 
 def waves(shards: Iterable[InputShard], images: float) -> Iterator[list[InputShard]]:
@@ -126,7 +134,5 @@ def _retire(layout: Layout, outdated: Sequence[Manifest]) -> None:
         if manifest.records is not None and manifest.records.name:
             files.add(manifest.records.name)
     io.write_json(path, {"image_ids": sorted(ids), "record_files": sorted(files)})
-    for name in RESULTS:  # they are about labels that are outdated
-        io.remove(layout.path(name))
     for manifest in outdated:
         io.remove(layout.manifest(manifest.shard))

@@ -7,7 +7,8 @@ from typing import Any
 import apache_beam as beam
 
 from wsss.common import io
-from wsss.pipeline.output import Layout
+from wsss.common.errors import UserError
+from wsss.pipeline.output import OWNED, Layout
 from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.score import AddTallies, Tally
 
@@ -137,3 +138,28 @@ def read_manifests(layout: Layout) -> dict[str, Manifest]:
     with ThreadPoolExecutor(16) as pool:  # remote files take their time, not ours
         manifests = list(pool.map(read, layout.manifest_paths()))
     return {manifest.shard: manifest for manifest in manifests}
+
+
+def written_files(folder: str) -> list[str] | None:
+    """Names of all files of finished labels, or None where the labels in a folder are not finished.
+
+    They are when `summary.json`, written last, counts as many images as the manifests name. A mask beside
+    those, of an image that could not be labeled, say, is the user's.
+    """
+    layout, names = Layout(folder), Layout("")
+    try:
+        manifests = read_manifests(layout)
+        summary = Fields(io.read_json(layout.path("summary.json")), layout.path("summary.json"), "")
+        labeled = summary.object("images").get("labelled", int)
+    except (FileNotFoundError, UserError):
+        return None
+    image_ids = [image_id for manifest in manifests.values() for image_id in manifest.image_ids]
+    if len(image_ids) != labeled or io.exists(layout.path("retired.json")):
+        return None
+    as_records = [manifest.records.name for manifest in manifests.values() if manifest.records]
+    pictures = (names.scores, names.preview) if as_records else (names.mask, names.scores, names.preview)
+    return [
+        *(pattern for pattern in OWNED if "*" not in pattern),
+        *("labels.labels.txt", *map(names.manifest, manifests), *as_records),
+        *(picture(image_id) for image_id in image_ids for picture in pictures),
+    ]

@@ -72,11 +72,11 @@ def _write_image(counted, layout, masks, scores):
     scored = counted[0]
     image_id = scored.input.record.image_id
     if masks:
-        io.write_bytes(layout.mask(image_id), encode_mask(scored.mask, voc_palette()))
+        io.write_bytes(layout.free(layout.mask(image_id)), encode_mask(scored.mask, voc_palette()))
     if scores:
-        io.write_bytes(layout.scores(image_id), encode_scores(scored.scores, scored.class_ids))
+        io.write_bytes(layout.free(layout.scores(image_id)), encode_scores(scored.scores, scored.class_ids))
     if scored.input.preview:
-        io.write_bytes(layout.preview(image_id), _preview(scored))
+        io.write_bytes(layout.free(layout.preview(image_id)), _preview(scored))
     _images_labeled.inc()
     progress.tick()
     return counted
@@ -100,7 +100,7 @@ def _format(counted):
 
 def _write_file(shard_and_members, layout, file_names):
     shard, members = shard_and_members
-    path = io.join(layout.root, file_names[shard])
+    path = layout.free(layout.path(file_names[shard]))
     records = sorted(member for member in members if member is not None)
     count, size = write_records(path, [serialized for _, serialized in records])
     return shard, RecordFile(count, size, file_names[shard])
