@@ -28,9 +28,10 @@ def truth(tmp_path):
     return write_masks(tmp_path / "truth", TRUTH)
 
 
-def evaluate(tmp_path, predictions, truth, *flags):
+def evaluate(tmp_path, predictions, truth, *flags, overwrite=True):
     output = tmp_path / "evaluation"
     arguments = ["--predictions", str(predictions), "--truth", str(truth), "--output", str(output), *flags]
+    arguments += ["--overwrite"] if overwrite else []
     code = main([*arguments, "--classes", str(tmp_path / "classes.txt")])
     return code, json.loads((output / "metrics.json").read_text()) if code == 0 else None
 
@@ -158,3 +159,23 @@ def test_figures_never_replace_files_of_others(tmp_path, capsys, taken):
     assert main([*sources, "--output", str(tmp_path / taken)]) == 2
     assert "Name a" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.*"))}
+
+
+def test_a_finished_evaluation_is_replaced_with_overwrite_only(tmp_path, truth, capsys):
+    scores = encode_scores(np.ones((1, 1, 4), np.float16), [0])
+    io.write_bytes(tmp_path / "scores" / "a.npz", scores)
+    assert evaluate(tmp_path, tmp_path / "scores", truth)[0] == 0
+    output = tmp_path / "evaluation"
+    (output / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert "threshold_curve.csv" in before
+    masks = write_masks(tmp_path / "predicted", PREDICTED)
+    assert evaluate(tmp_path, masks, truth, overwrite=False)[0] == 2
+    assert "pass `--overwrite` to replace it" in capsys.readouterr().err
+    assert evaluate(tmp_path, tmp_path / "nowhere", truth)[0] == 2
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    code, figures = evaluate(tmp_path, masks, truth)
+    assert code == 0
+    assert "predicted_fraction_of_pixels" in figures
+    left = {path.name for path in output.iterdir() if not path.name.startswith(".")}
+    assert left == {"wsss_output.json", "metrics.json", "classes.csv", "notes.txt"}

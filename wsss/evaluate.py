@@ -54,6 +54,7 @@ class Options(cli.Options):
         deprecated={"--leave_out_missing": True},
     )
     output: str = cli.option("", "folder for metrics.json, classes.csv, threshold_curve.csv and .png")
+    overwrite: bool = cli.option(False, "replace the evaluation in --output, once the new one is complete")
 
 
 @program
@@ -62,7 +63,7 @@ def main(argv=None):
     options = Options(**vars(make_parser().parse_args(argv)))
     output = None
     if options.output:
-        output = claim_output(options.output, (options.predictions, options.truth))
+        output = claim_output(options.output, (options.predictions, options.truth), options.overwrite)
     truth = open_masks(options.truth, options.split)
     predictions = open_masks(options.predictions, options.split, scores_too=True)
     if not truth.by_id:

@@ -1,7 +1,8 @@
 """Writes `report.html` of a finished pseudo-label job again: `python -m wsss.report LABELS`."""
 
 from wsss.common import cli
-from wsss.common.errors import program
+from wsss.common.errors import UserError, program
+from wsss.common.output_folder import read_marker
 from wsss.pipeline.report import read_summary, write_report
 
 
@@ -11,7 +12,11 @@ def main(argv=None):
     parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")
     folder = parser.parse_args(argv).labels
-    print(write_report(folder, *read_summary(folder)))
+    summary, metrics = read_summary(folder)
+    marker = read_marker(folder)
+    if marker is None or marker.kind != "pseudo_labels":
+        raise UserError(f"{folder} holds no pseudo labels that wsss wrote, so that nothing is written there.")
+    print(write_report(folder, summary, metrics))
     return 0
 
 

@@ -101,6 +101,14 @@ def test_the_report_can_be_written_anew_from_the_files(labels, tmp_path, capsys)
     assert "no finished run" in capsys.readouterr().err
 
 
+def test_a_report_is_written_only_into_a_folder_of_pseudo_labels(labels, tmp_path, capsys):
+    shutil.copy(labels / "summary.json", tmp_path)
+    (tmp_path / "report.html").write_text("mine")
+    assert report([str(tmp_path)]) == 2
+    assert "holds no pseudo labels that wsss wrote" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
 def test_records_are_a_collection_with_the_pseudo_labels_for_masks(labels, run, records, tmp_path):
     assert label(tmp_path, run, "--output_format", "tfrecord") == 0
     collection = open_collection(str(tmp_path))

@@ -248,17 +248,26 @@ def _read_settings(folder: str) -> LabelSettings | None:
     return LabelSettings.from_json(io.read_json(path), path) if io.exists(path) else None
 
 
-def claim_output(folder: str, inputs: Sequence[str]) -> OutputFolder:
+def claim_output(folder: str, inputs: Sequence[str], overwrite: bool = False) -> OutputFolder:
     """Checks that an evaluation may be written to a folder, which holds nothing else.
 
     Args:
         folder: local or remote.
         inputs: paths of predictions and truth.
+        overwrite: whether an evaluation that is there is replaced.
 
     Raises:
-        UserError: the folder is an input, or holds other files.
+        UserError: the folder is an input, or holds other files or a finished evaluation.
     """
-    return claim(folder, "evaluation", owned=_OWNED, inputs=inputs)
+    return claim(
+        folder,
+        "evaluation",
+        owned=_OWNED,
+        inputs=inputs,
+        overwrite=overwrite,
+        resumes=False,
+        complete=_OWNED[0],
+    )
 
 
 def write_metrics(output: OutputFolder, metrics: Mapping[str, Any]) -> None:
@@ -270,7 +279,6 @@ def write_metrics(output: OutputFolder, metrics: Mapping[str, Any]) -> None:
     """
     output.begin(clear=True)
     folder = output.work
-    io.write_json(io.join(folder, "metrics.json"), metrics)
     rows = [("class", "iou", *Counts._fields)]
     rows += [(name, *row.values()) for name, row in metrics["classes"].items()]
     io.write_text(io.join(folder, "classes.csv"), _csv(rows))
@@ -280,6 +288,8 @@ def write_metrics(output: OutputFolder, metrics: Mapping[str, Any]) -> None:
         io.write_text(io.join(folder, "threshold_curve.csv"), _csv([("threshold", "miou"), *points]))
         picture = plot_curve(sweep["thresholds"], sweep["miou"], metrics["background_threshold"]["used"])
         io.write_bytes(io.join(folder, "threshold_curve.png"), picture)
+    io.write_json(io.join(folder, "metrics.json"), metrics)  # last: with it the evaluation is complete
+    output.publish()
 
 
 def _csv(rows):
