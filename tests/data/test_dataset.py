@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.test_images import encoded, oriented, picture
-from wsss.common import io
+from wsss.common import fingerprint, io
 from wsss.common.errors import UserError
 from wsss.data.dataset import (
     Record,
@@ -64,6 +64,27 @@ def test_a_written_collection_is_read_back(tmp_path):
     (turned,) = collection.read("val")
     assert turned.image.shape == (12, 7, 3)
     assert turned.mask.shape == (12, 7)
+
+
+def test_a_shard_that_is_not_the_one_that_was_written_is_named(tmp_path, caplog):
+    collection, _ = write_collection(tmp_path)
+    recorded = json.loads((tmp_path / "fingerprints.json").read_text())
+    assert recorded == {path.name: fingerprint.of_file(path) for path in tmp_path.glob("*.tfrecord*")}
+    assert open_collection(str(tmp_path)).fingerprints == recorded
+    before = collection.fingerprint("train")
+    list(collection.read("train"))
+    assert not caplog.messages
+    path = collection.shard_paths("train")[0]
+    write_records(path, [*read_records(path)] * 2)
+    list(collection.read("train"))  # another size
+    assert collection.fingerprint("train", "val") != before  # another content
+    assert len(caplog.messages) == 2
+    assert all(f"{path} differs from what was prepared" in message for message in caplog.messages)
+    (tmp_path / "fingerprints.json").write_text('{"a": "b"}')
+    with pytest.raises(UserError, match="damaged"):
+        open_collection(str(tmp_path))
+    (tmp_path / "fingerprints.json").unlink()  # as of version 0.1.0 and of TFDS
+    assert open_collection(str(tmp_path)).fingerprints == {}
 
 
 def test_a_collection_without_masks_has_none(tmp_path):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.data.test_images import encoded, picture
 from wsss.common import io
-from wsss.common.errors import UserError
+from wsss.common.errors import UserError, one_line
 from wsss.data import images
 from wsss.data.augment import Augmentation
 from wsss.data.dataset import Record, format_example, shard_name, write_metadata
@@ -17,7 +17,7 @@ from wsss.data.loader import (
     steps_per_epoch,
     training_dataset,
 )
-from wsss.data.tfrecord import write_records
+from wsss.data.tfrecord import read_records, write_records
 
 SMALL = {"batch_size": 4, "image_size": 8, "seed": 3}
 PLAIN = {**SMALL, "augmentation": "none"}
@@ -135,8 +135,22 @@ def test_an_image_with_a_label_beyond_the_classes_is_skipped_and_named(tmp_path,
 
 def test_a_collection_without_a_readable_image_is_refused(tmp_path):
     collection = small_collection(tmp_path, [b"text", b"more text"])
-    with pytest.raises(tf.errors.OpError, match="None of the 2 images can be decoded"):
+    with pytest.raises(tf.errors.OpError, match="None of the 2 images can be decoded") as caught:
         take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 1}), 1)
+    assert one_line(caught.value).startswith("None of the 2 images can be decoded. The last one: i")
+
+
+def test_a_shard_with_fewer_records_than_the_metadata_says_is_named(tmp_path, caplog):
+    data = [encoded(images.Image.new("RGB", (8, 8), (90 * index,) * 3)) for index in range(3)]
+    collection = small_collection(tmp_path, data)
+    (path,) = collection.shard_paths("train")
+    write_records(path, list(read_records(path))[:2])
+    batches = take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 2}), 2)
+    assert [len(labels) for _, labels in batches] == [2, 2]
+    assert caplog.messages == [f"{path} holds 2 records; the metadata says 3."]
+    write_records(path, [])
+    with pytest.raises(UserError, match="holds no records"):
+        training_dataset(collection, "train", **{**PLAIN, "batch_size": 2})
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])

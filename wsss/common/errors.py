@@ -26,6 +26,7 @@ _REMEDIES = {
         "The connection failed; run the same command again.",
     ),
 }
+_USER_ERROR_IN_TEXT = re.compile(r"\bUserError: (.+)")
 _NUMBER_IN_TEXT = re.compile(r"errno = (\d+)")  # how HDF5 reports the error of a file
 
 
@@ -73,6 +74,11 @@ def one_line(error: BaseException) -> str | None:
     """What to tell the user about an exception that is no fault of ours, else None."""
     if isinstance(error, UserError):
         return str(error)
+    told = (
+        _USER_ERROR_IN_TEXT.search(str(error)) if type(error).__module__.startswith("tensorflow.") else None
+    )
+    if told:  # raised in a function of a `tf.data` pipeline
+        return told[1]
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
         return "Memory ran out. Work on fewer or smaller images at a time."
     if isinstance(error, OSError):

@@ -8,6 +8,7 @@ gives it without a byte being read.
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,16 @@ def of_files(paths: Sequence) -> list[str]:
     """The fingerprint of each file, several read at once."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(of_file, paths))
+
+
+def size_in(fingerprint: str) -> int:
+    """The number of bytes in a file's fingerprint."""
+    return int(fingerprint.partition("-")[0], 16)
+
+
+def is_of_file(text: object) -> bool:
+    """Whether this is the fingerprint of a file."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{1,16}-[0-9a-f]{8}", text) is not None
 
 
 def combine(parts: Iterable[str]) -> str:

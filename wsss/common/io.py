@@ -57,6 +57,16 @@ def exists(path):
     return _filesystems().exists(path) if is_remote(path) else os.path.exists(path)
 
 
+def size(path):
+    """Number of bytes of a file.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    path = os.fspath(path)
+    return _filesystems().get_filesystem(path).size(path) if is_remote(path) else os.path.getsize(path)
+
+
 def list_files(pattern):
     """The files (not folders) that match a glob pattern, sorted by name; `**` spans folders.
 

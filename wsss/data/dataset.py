@@ -7,6 +7,7 @@ the collection has masks, `mask` (grey PNG: 0 background, 1..K class, 255 ignore
 Neither TensorFlow nor TFDS is imported to read a record.
 """
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,10 @@ from wsss.data import images
 from wsss.data.tfrecord import decode_example, encode_example, read_records
 
 _INFO = "dataset_info.json"
+FINGERPRINTS = "fingerprints.json"
 _SHARD = "{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
 _ID_FEATURES = ("image_id", "image/id", "image/filename", "file_name", "filename", "id")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Collection:
         class_names: tuple of str, the foreground classes; class `i` is `i + 1` in a mask.
         shard_lengths: dict of split to the tuple of its shards' numbers of records.
         keys: where the records hold what.
+        fingerprints: dict of file name to what the file was when the collection was made; empty where that
+            is not known, as of TFDS's own data sets.
     """
 
     directory: str
@@ -87,6 +92,7 @@ class Collection:
     class_names: tuple[str, ...]
     shard_lengths: dict[str, tuple[int, ...]]
     keys: RecordKeys = RecordKeys()
+    fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def has_masks(self) -> bool:
@@ -123,7 +129,28 @@ class Collection:
             contents = fingerprint.of_files(paths)
         except FileNotFoundError as error:
             raise UserError(f"A shard of {self.directory} is missing: {error.filename or error}.") from error
+        self.warn_of_changes(dict(zip(paths, contents, strict=True)))
         return fingerprint.combine((*self.class_names, *splits, *contents))
+
+    def warn_of_changes(self, contents: Mapping[str, str]) -> None:
+        """Logs one line where shards are not those that were written with the collection.
+
+        Args:
+            contents: dict of path to the fingerprint that a shard has now; what is none is passed over.
+        """
+        recorded = {path: self.fingerprints.get(_base(path)) for path in contents}
+        changed = [
+            path
+            for path, content in contents.items()
+            if recorded[path] not in (None, content) and fingerprint.is_of_file(content)
+        ]
+        if changed:
+            path = changed[0]
+            _logger.warning(
+                "%s differs from what was prepared (fingerprint %s recorded, %s found; %d such shards): "
+                "prepare %s anew if nobody changed it on purpose.",
+                *(path, recorded[path], contents[path], len(changed), self.directory),
+            )
 
     def parse(self, serialized: bytes, fallback_id: str | None = None) -> Record:
         """The `Record` in a serialized example of this collection; see `parse_example`.
@@ -140,8 +167,11 @@ class Collection:
         return record
 
     def read_shard(self, path: str) -> Iterator[Record]:
-        """Yields the `Record`s of one shard, in order."""
-        base = path.rsplit("/", 1)[-1]
+        """Yields the `Record`s of one shard, in order; a size other than the recorded one is logged."""
+        base = _base(path)
+        recorded = self.fingerprints.get(base)
+        if recorded and io.exists(path) and io.size(path) != fingerprint.size_in(recorded):
+            self.warn_of_changes({path: fingerprint.of_file(path)})
         for index, serialized in enumerate(read_records(path)):
             yield self.parse(serialized, fallback_id=f"{base}__{index}")
 
@@ -268,7 +298,17 @@ def _read_metadata(directory, data):
             if split.get("shardLengths")
         },
         keys=keys,
+        fingerprints=_read_fingerprints(io.join(directory, FINGERPRINTS)),
     )
+
+
+def _read_fingerprints(path):
+    if not io.exists(path):
+        return {}
+    found = io.read_object(path)
+    if not all(map(fingerprint.is_of_file, found.values())):
+        raise UserError(f"{path} is damaged: it must hold a fingerprint of each shard. Remove it.")
+    return found
 
 
 def write_metadata(
@@ -281,7 +321,7 @@ def write_metadata(
     has_masks: bool,
     description: str = "",
 ) -> Collection:
-    """Writes TFDS's metadata beside the shards; with it the collection is complete.
+    """Writes the shards' fingerprints and TFDS's metadata beside them; with it the collection is complete.
 
     Args:
         directory: folder or `gs://…` of the shards.
@@ -296,6 +336,13 @@ def write_metadata(
         The `Collection`.
     """
     check_class_count(len(class_names), "The collection")
+    paths = [
+        io.join(directory, shard_name(name, split, shard, len(lengths)))
+        for split, lengths in shard_lengths.items()
+        for shard in range(len(lengths))
+    ]
+    contents = dict(zip(map(_base, paths), fingerprint.of_files(paths), strict=True))
+    io.write_json(io.join(directory, FINGERPRINTS), contents)
     import_tensorflow()
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
@@ -344,6 +391,10 @@ def write_metadata(
         for path in sorted(written, key=lambda path: path.endswith(_INFO)):  # what marks completion is last
             io.copy(path, io.join(directory, path.rsplit("/", 1)[-1]))
     return open_collection(directory)
+
+
+def _base(path):
+    return path.rsplit("/", 1)[-1]
 
 
 def _value(features, key, kind):

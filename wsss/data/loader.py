@@ -24,7 +24,7 @@ from wsss.data.augment import (
     augment_mask,
     sample_augmentation,
 )
-from wsss.data.tfrecord import read_records
+from wsss.data.tfrecord import count_records, read_records
 
 _BUFFER = 8 << 20
 _NEUTRAL = (0.5, 0.5, 0.5)
@@ -112,7 +112,7 @@ def training_dataset(
     if isinstance(augmentation, str):
         augmentation = AUGMENTATIONS[augmentation]
     seed = seed % (1 << 31)
-    image_count = sum(collection.shard_lengths[split])
+    image_count = _count_images(collection, split)
     decode = _decoder(collection, SkippedImages(image_count), with_masks)
 
     def decoded(records):
@@ -164,6 +164,33 @@ def training_dataset(
     else:
         batches = max(0, epochs - first_epoch) * steps * replicas // shard_count
     return _finished(dataset, batches)
+
+
+def _count_images(collection, split):
+    """Number of records in a split, and a warning of each shard with others than the metadata says.
+
+    Raises:
+        UserError: a shard is missing, or there is no record.
+    """
+    total = 0
+    for path, expected in zip(collection.shard_paths(split), collection.shard_lengths[split], strict=True):
+        if io.is_remote(path):  # a read of all; the size is compared with the one recorded
+            total += expected
+            continue
+        try:
+            found = count_records(path)
+        except FileNotFoundError as error:
+            raise UserError(f"A shard of {collection.directory} is missing: {path}.") from error
+        _warn_of_count(path, expected, found)
+        total += found
+    if not total:
+        raise UserError(f"The split `{split}` of {collection.directory} holds no records. Prepare it anew.")
+    return total
+
+
+def _warn_of_count(path, expected, found):
+    if found != expected:
+        _logger.warning("%s holds %d records; the metadata says %d.", path, found, expected)
 
 
 class SkippedImages:

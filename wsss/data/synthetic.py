@@ -49,7 +49,7 @@ def write_synthetic_collection(
     ):
         if not low <= value <= high:
             raise ValueError(f"`{name}` must lie in [{low}, {high}]. Received: {value}.")
-    metadata = ("dataset_info.json", "features.json", "labels.labels.txt")
+    metadata = ("dataset_info.json", "features.json", "labels.labels.txt", "fingerprints.json")
     claim(directory, "collection", owned=(*metadata, f"{NAME}-*.tfrecord-*-of-*")).begin()
     numbers = {
         "train": [n for n in range(images) if n % 5 != 4],

@@ -41,6 +41,20 @@ def read_records(path: str) -> Iterator[bytes]:
             yield record
 
 
+def count_records(path: str) -> int:
+    """Number of whole records in a local TFRecord file, from their lengths alone."""
+    count = offset = 0
+    size = io.size(path)
+    with io.open_read(path) as stream:
+        while len(header := stream.read(12)) == 12:
+            offset += struct.unpack("<Q", header[:8])[0] + 16
+            if offset > size:
+                break
+            stream.seek(offset)
+            count += 1
+    return count
+
+
 def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int]:
     """Writes a TFRecord file atomically.
 

@@ -21,7 +21,14 @@ _SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f\ud800-\udfff]')
 _OUTPUT_SUFFIX = re.compile(r"\.(png|npz)$", re.IGNORECASE)
 _LONGEST_PART, _LONGEST_NAME, _HASHED = 200, 800, "%~"  # bytes; file systems allow 255 and 4096, gs:// 1024
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
-RESULTS = ("errors.jsonl", "summary.json", "metrics.json", "report.html", "dataset_info.json")
+RESULTS = (
+    "errors.jsonl",
+    "summary.json",
+    "metrics.json",
+    "report.html",
+    "dataset_info.json",
+    "fingerprints.json",
+)
 # Files of the output folder that are ours, those that mark it as complete first.
 OWNED = (
     f"{MANIFESTS}/*.json",

@@ -17,7 +17,10 @@ from wsss.pipeline import progress
 from wsss.pipeline.runner import make_pipeline, run
 from wsss.pipeline.stages import collection as shards
 
-_METADATA = ("dataset_info.json", "features.json", "labels.labels.txt", "errors.jsonl", "summary.json")
+_METADATA = (
+    *("dataset_info.json", "features.json", "labels.labels.txt", "fingerprints.json"),
+    *("errors.jsonl", "summary.json"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,7 @@ def _collection_shards(collection, split, previews):
     paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
     wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
     sources = _fingerprints(paths)
+    collection.warn_of_changes(dict(zip(paths, sources, strict=True)))
     return tuple(
         InputShard(
             name=_shard_name(split, index, len(paths)),
