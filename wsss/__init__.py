@@ -16,6 +16,7 @@ _PUBLIC = {
     "Pixel2Prototype": "wsss.models",
     "AffinityNet": "wsss.models",
     "IRNet": "wsss.models",
+    "DeepLab": "wsss.models",
     "AffineView": "wsss.models",
     "RescaledView": "wsss.models",
     "Backbone": "wsss.backbones.applications",

@@ -6,6 +6,7 @@ from wsss.backbones import dilation  # noqa: F401
 from wsss.layers import conv, correlation, heads, nonlocal_block, resize  # noqa: F401
 from wsss.models.affinity_net import AffinityNet
 from wsss.models.cam_classifier import CamClassifier
+from wsss.models.deeplab import DeepLab
 from wsss.models.irn import IRNet
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
@@ -19,6 +20,7 @@ __all__ = [
     "AffinityNet",
     "CamClassifier",
     "Classifier",
+    "DeepLab",
     "IRNet",
     "Pixel2Prototype",
     "RescaledView",
