@@ -112,6 +112,17 @@ def test_half_precision_and_xla_train_as_well(flags, trained, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_several_steps_an_execution_give_the_same_run(trained, data, tmp_path):
+    output = str(tmp_path / "run")
+    arguments = command_line(data, output, steps_per_execution=3, checkpoint_steps=1)  # 2 at once, of 4
+    assert main(arguments) == 0
+    assert_equal_weights(trained, output, rtol=1e-4, atol=1e-5)
+    result = io.read_json(os.path.join(output, "result.json"))
+    assert result["steps"] == 2 * STEPS_PER_EPOCH
+    assert io.read_json(os.path.join(output, "config.json"))["device"]["steps_per_execution"] == 3
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path, capsys):
     output = str(tmp_path / "run")
     flags = {"learning_rate": 1e30, "schedule": "constant", "val_split": "none"}

@@ -51,8 +51,9 @@ def test_a_deterministic_run_does_one_operation_after_the_other():
     """Side by side they share the cores differently each time, and gradients differ in their last bits."""
     program = (
         "import tensorflow as tf; from wsss.training.building import set_numerics; "
-        "from wsss.training.options import TrainingOptions; "
-        "set_numerics(TrainingOptions(deterministic=True)); "
+        "from wsss.training.device import choose_device_settings; "
+        "from wsss.training.options import TrainingOptions; options = TrainingOptions(deterministic=True); "
+        "set_numerics(options, choose_device_settings(options)); "
         "print(tf.config.threading.get_inter_op_parallelism_threads())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -21,7 +21,8 @@ def runs(tmp_path, monkeypatch):
 def leave_a_run(options, status=None, collection=None):
     """What a run of these options leaves behind: unfinished without a status."""
     run = open_run(options, collection)
-    io.write_json(run.config, {"program": "wsss.train", "options": dataclasses.asdict(options), **run.data})
+    content = {"program": "wsss.train", "options": dataclasses.asdict(options), "device": {"device": "cpu"}}
+    io.write_json(run.config, {**content, **run.data})
     if status:
         io.write_json(run.result, {"status": status})
     return run
@@ -40,6 +41,18 @@ def test_an_unfinished_run_of_the_same_options_is_gone_on_with(runs):
     assert open_run(options) == run
     assert open_run(dataclasses.replace(options, seed=1)) != run
     assert open_run(dataclasses.replace(options, overwrite=True)) != run
+
+
+def test_a_run_of_0_1_0_knows_no_choice_by_device_and_keeps_its_number_format(tmp_path):
+    options = TrainingOptions(output=str(tmp_path / "run"))
+    run = leave_a_run(dataclasses.replace(options, mixed_precision="bfloat16", jit_compile=True))
+    config = io.read_json(run.config)
+    del config["device"], config["options"]["steps_per_execution"]
+    io.write_json(run.config, config)
+    assert open_run(options) == run
+    assert run.device_settings == {"mixed_precision": "bfloat16", "jit_compile": True}
+    with pytest.raises(UserError, match="--mixed_precision bfloat16 there, none here"):
+        open_run(dataclasses.replace(options, mixed_precision="none"))
 
 
 def test_a_named_folder_with_a_run_of_other_options_is_an_error_that_names_the_option(tmp_path):

@@ -62,12 +62,14 @@ def run_training(options: TrainingOptions, announce=None) -> tuple[RunDirectory,
         return run, None
     import_tensorflow(onednn=True)
     from wsss.training.building import set_numerics
+    from wsss.training.device import choose_device_settings
     from wsss.training.loop import train
     from wsss.training.strategies import make_strategy
 
-    set_numerics(options)
+    settings = choose_device_settings(options, run.device_settings)
+    set_numerics(options, settings)
     strategy = make_strategy(options.strategy, options.cpu_replicas)
-    failure = train(options, run, strategy, collection or _draw_collection(run, announce))
+    failure = train(options, settings, run, strategy, collection or _draw_collection(run, announce))
     run = RunDirectory(run.path)  # where an overwritten run was replaced by this one
     if not failure:
         announce(f"Trained: {run.model}")

@@ -128,12 +128,21 @@ def _standardizes_correlation(options):
     return options.standardize_correlation == "yes"
 
 
-def compile_model(model, options, backbone, total_steps, rate_factor=1.0):
-    """Compiles the model and builds the optimizer's variables, under the strategy's scope."""
+def compile_model(model, options, settings, backbone, total_steps, rate_factor=1.0):
+    """Compiles the model and builds the optimizer's variables, under the strategy's scope.
+
+    Args:
+        model: of `make_model`.
+        options: `TrainingOptions`.
+        settings: `DeviceSettings`.
+        backbone: the model's `Backbone`.
+        total_steps: steps of the whole run.
+        rate_factor: factor on the learning rate, as after a restart.
+    """
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps, rate_factor),
         loss=None if options.is_affinity_model else keras.losses.BinaryCrossentropy(),
-        jit_compile=options.jit_compile,
+        jit_compile=settings.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
 
@@ -227,16 +236,18 @@ def batch_shapes(options, collection, strategy):
     return (images, side, side, 3), labels
 
 
-def set_numerics(options):
+def set_numerics(options, settings):
     """Seeds, number format and determinism; before TensorFlow runs its first operation.
+
+    Args:
+        options: `TrainingOptions`.
+        settings: `DeviceSettings`.
 
     Raises:
         UserError: a deterministic run in a process that has used TensorFlow already.
     """
     keras.utils.set_random_seed(options.seed)
-    keras.config.set_dtype_policy(
-        "float32" if options.mixed_precision == "none" else f"mixed_{options.mixed_precision}"
-    )
+    keras.config.set_dtype_policy(settings.dtype_policy)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
         try:

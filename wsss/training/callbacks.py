@@ -74,13 +74,15 @@ class StateKeeper(keras.callbacks.Callback):
         self._running_means = None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Checks the loss; saves every `save_steps` steps."""
-        step = self._first_step + batch + 1
+        """Checks the loss, a running mean; saves when another `save_steps` steps are done."""
+        step, before = self._first_step + batch + 1, self.progress.step
         self.progress = self.progress._replace(step=step)
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             self._stop(f"the loss is {loss}")
-        elif self.save_steps and step % self.save_steps == 0 and step < self.steps_per_epoch:
+            return
+        due = self.save_steps and step // self.save_steps > before // self.save_steps
+        if due and step < self.steps_per_epoch:
             self.save()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -16,7 +16,7 @@ RESTARTS = 1  # how often a network that does not learn is trained once more
 RESTART_FACTOR = 0.1  # on the learning rate
 
 
-def train(options, run, strategy, collection):
+def train(options, settings, run, strategy, collection):
     """Trains into a run directory, from where a former run of the same options was stopped.
 
     A network that does not learn, or whose loss is not finite, is trained once more with a tenth of the
@@ -24,6 +24,7 @@ def train(options, run, strategy, collection):
 
     Args:
         options: `TrainingOptions`.
+        settings: `DeviceSettings`.
         run: `RunDirectory`.
         strategy: `tf.distribute` strategy.
         collection: `Collection`.
@@ -37,7 +38,7 @@ def train(options, run, strategy, collection):
     progress = read_progress(run.checkpoint) if resumed else Progress()
     baseline = None if options.is_affinity_model else constant_scores(collection, options.split)
     while True:
-        attempt = _Attempt(options, run, strategy, collection, baseline, progress, resumed)
+        attempt = _Attempt(options, settings, run, strategy, collection, baseline, progress, resumed)
         attempt.fit()
         problem = attempt.keeper.failure or (attempt.monitor and attempt.monitor.problem)
         if not problem or options.on_divergence != "restart" or progress.restarts == RESTARTS:
@@ -53,8 +54,9 @@ def train(options, run, strategy, collection):
 class _Attempt:
     """One model, trained through the epochs that are left."""
 
-    def __init__(self, options, run, strategy, collection, baseline, progress, resumed):
+    def __init__(self, options, settings, run, strategy, collection, baseline, progress, resumed):
         self.options, self.run, self.progress = options, run, progress
+        self._settings = settings
         self._strategy, self._collection = strategy, collection
         self._chief = strategies.is_chief(strategy)
         self._steps = steps_per_epoch(collection, options.split, options.batch_size)
@@ -62,7 +64,8 @@ class _Attempt:
             self._backbone = building.make_backbone(options)
             self._model = building.make_model(options, len(collection.class_names), self._backbone)
             factor = RESTART_FACTOR**progress.restarts
-            building.compile_model(self._model, options, self._backbone, self._steps * options.epochs, factor)
+            total_steps = self._steps * options.epochs
+            building.compile_model(self._model, options, settings, self._backbone, total_steps, factor)
         shapes = building.batch_shapes(options, collection, strategy)
         strategies.prepare_model(self._model, strategy, shapes)
         self.keeper = callbacks.StateKeeper(
@@ -93,7 +96,7 @@ class _Attempt:
             return
         if self._chief:
             self.run.clear()
-            content = describe(self.options, self._collection, self._model, self._strategy)
+            content = describe(self.options, self._settings, self._collection, self._model, self._strategy)
             io.write_json(self.run.config, {**content, **self.run.data})
         self.keeper.progress = self.progress
         self.keeper.save()
@@ -103,13 +106,16 @@ class _Attempt:
         listeners = make_callbacks(self.options, self.run, self._collection) if self._chief else []
         watching = [self.monitor] if self.monitor else []
         for start, last in spans(self.keeper.progress, self.options.epochs):
+            steps = self._steps - start.step
+            self._model.steps_per_execution = self._settings.steps_at_once(steps)
+            self._model.make_train_function(force=True)
             self._model.fit(
                 building.make_dataset(
                     self.options, self._collection, self._backbone.pad_value, self._strategy, start
                 ),
                 initial_epoch=start.epoch,
                 epochs=last,
-                steps_per_epoch=self._steps - start.step,
+                steps_per_epoch=steps,
                 callbacks=[*listeners, *watching, self.keeper],
                 verbose=1 if self._chief and on_terminal() else 0,
                 shuffle=False,

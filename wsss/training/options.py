@@ -184,9 +184,19 @@ class TrainingOptions(cli.Options):
         1, "replicas where there is no accelerator (for trying a strategy out)", kind=cli.positive_int
     )
     mixed_precision: str = cli.option(
-        "none", "number format of activations", choices=("none", "float16", "bfloat16")
+        "auto",
+        "number format of activations; auto: bfloat16 on accelerators that have it, else none (float32)",
+        choices=("auto", "none", "float16", "bfloat16"),
     )
-    jit_compile: bool = cli.option(False, "compile the training step with XLA (slower on CPUs)")
+    jit_compile: bool | None = cli.option(
+        None, "compile the training step with XLA (default: on an accelerator with one replica)"
+    )
+    steps_per_execution: int = cli.option(
+        0,
+        "most steps without a visit of the host in between; a divisor of an epoch's steps is taken; "
+        "0 = 16 on accelerators, else 1",
+        kind=cli.non_negative_int,
+    )
     deterministic: bool = cli.option(
         False, "the same bits from every run on the same machine, somewhat slower"
     )

@@ -41,6 +41,7 @@ class Preset:
         view_scale: relative size of the second view (`view="rescale"`).
         view_size: side of the second view in pixels, in place of `view_scale`.
         background_threshold: constant background score when masks are made.
+        mixed_precision: number format; published numbers are those of float32.
         source: where the numbers stand.
     """
 
@@ -68,6 +69,7 @@ class Preset:
     view_scale: float | None = 0.3
     view_size: int | None = None
     background_threshold: float = 0.26
+    mixed_precision: Literal["none"] = "none"
     source: str = ""
 
 

@@ -25,7 +25,9 @@ _OWNED = (
     "calibration.json",  # by `pseudo_labels --background_threshold auto`, of the model that is here
 )
 _NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence")
-_BEFORE = {"clip_norm": 0.0}  # how runs were trained whose config.json lacks the option: by 0.1.0
+# How runs of 0.1.0 were trained, whose config.json lacks the option; it knew no choice by device.
+_BEFORE = {"clip_norm": 0.0, "steps_per_execution": 0}
+_BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,13 @@ class RunDirectory:
     @property
     def checkpoint(self):
         return io.join(self.work, "checkpoint", "state.npz")
+
+    @property
+    def device_settings(self):
+        """What a run that was begun here chose for its device, as far as recorded; see `DeviceSettings`."""
+        config = io.read_object(self.config) if io.exists(self.config) else {}
+        options = config.get("options", {})  # 0.1.0 recorded no more, and chose nothing by device
+        return config.get("device") or {name: options[name] for name in _BY_DEVICE if name in options}
 
     def is_finished(self):
         """Whether the run ended as it should."""
@@ -122,11 +131,12 @@ def open_run(options, collection=None):
     return run
 
 
-def describe(options, collection, model, strategy):
-    """The content of `config.json`; `options` alone, as flags, repeat the run."""
+def describe(options, settings, collection, model, strategy):
+    """The content of `config.json`; `options` alone, as flags, repeat the run on such a device."""
     return {
         "program": "wsss.train",
         "options": _plain(options),
+        "device": dataclasses.asdict(settings),
         "data": collection.directory,
         "replicas": strategy.num_replicas_in_sync,
         "class_names": list(collection.class_names),
@@ -174,6 +184,8 @@ def _difference(config, options, data):
         if there != here:
             return f"on other data: what is at {options.data} has changed since"
     recorded, wanted = _BEFORE | config.get("options", {}), _plain(options)
+    if "device" not in config:
+        wanted |= {name: recorded.get(name) for name, auto in _BY_DEVICE.items() if wanted[name] == auto}
     for name in wanted:
         if name not in _NOT_COMPARED and recorded.get(name) != wanted[name]:
             return f"of other options (--{name} {recorded.get(name)} there, {wanted[name]} here)"
