@@ -7,9 +7,10 @@ import pytest
 
 from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
 from wsss.common import io
+from wsss.common.file_names import file_name, image_id_of
 from wsss.data.images import encode_mask, voc_palette
 from wsss.evaluate import main
-from wsss.pipeline.output import encode_scores, file_name, image_id_of
+from wsss.pipeline.output import encode_scores
 
 TRUTH = {"a": [[0, 0, 1, 1]], "b": [[2, 2, 255, 0]], "sub/c": [[1, 1, 1, 1]]}
 PREDICTED = {"a": [[0, 1, 1, 1]], "b": [[2, 255, 2, 0]], "sub/c": [[1, 1, 1, 0]]}

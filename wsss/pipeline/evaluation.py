@@ -12,6 +12,7 @@ from tqdm import tqdm
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
+from wsss.common.file_names import file_name, image_id_of
 from wsss.common.output_folder import OutputFolder, claim
 from wsss.data.dataset import open_collection
 from wsss.data.images import BadImage, decode_mask
@@ -25,7 +26,7 @@ from wsss.metrics import (
     iou,
     mean_iou,
 )
-from wsss.pipeline.output import MASKS, LabelSettings, decode_scores, file_name, image_id_of
+from wsss.pipeline.output import MASKS, LabelSettings, decode_scores
 from wsss.pipeline.report import plot_curve
 
 _OWNED = ("metrics.json", "classes.csv", "threshold_curve.csv", "threshold_curve.png")

@@ -1,25 +1,20 @@
 """The output folder: what lies where, how an id becomes a file name, what the labels were made with."""
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 
 from wsss.common import io
 from wsss.common.arrays import read_npz
 from wsss.common.errors import UserError
+from wsss.common.file_names import file_name
 from wsss.common.output_folder import OutputFolder, claim
 from wsss.pipeline.schema import Fields
 
-_SPECIAL = re.compile(r'[%\\:*?"<>|\[\]\x00-\x1f\x7f\ud800-\udfff]')
-_OUTPUT_SUFFIX = re.compile(r"\.(png|npz)$", re.IGNORECASE)
-_LONGEST_PART, _LONGEST_NAME, _HASHED = 200, 800, "%~"  # bytes; file systems allow 255 and 4096, gs:// 1024
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
 RESULTS = (
     "errors.jsonl",
@@ -187,50 +182,6 @@ def open_output(
     layout.remove_unfinished()
     io.write_json(recorded_path, settings.to_json())
     return folder
-
-
-def file_name(image_id: str) -> str:
-    """A relative path for an image id: `/` makes folders, what file systems treat specially is quoted.
-
-    Different ids give different names, and `image_id_of` undoes it. A part that is too long for a file system
-    is cut and gets a hash of the whole, which cannot be undone.
-    """
-    *folders, last = map(_quote, image_id.split("/"))
-    folders = [_OUTPUT_SUFFIX.sub(r"%2E\1", folder) for folder in folders]  # image `a` has the file `a.png`
-    parts = [_bound(part) for part in (*folders, last)]
-    if len("/".join(parts).encode()) > _LONGEST_NAME:
-        return _bound(_quote(image_id).replace("/", "%2F"), longest=0)
-    return "/".join(parts)
-
-
-def image_id_of(name: str) -> str:
-    """The image id that `file_name` gave this name; a part that was cut stays as it is."""
-    return "/".join("" if part == "%2F" else _unquote(part) for part in name.split("/"))
-
-
-def _quote(part):
-    quoted = _SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in _encode(found[0])), part)
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted or "%2F"
-
-
-def _unquote(part):
-    return part if _HASHED in part else unquote(part, errors="surrogateescape")
-
-
-def _bound(part, longest=_LONGEST_PART):
-    """A quoted part of at most 200 bytes: a longer one is cut, and a hash of it appended."""
-    data = part.encode()
-    if len(data) <= longest:
-        return part
-    kept = re.sub("%[0-9A-F]?$", "", data[:160].decode(errors="ignore"))
-    return f"{kept}{_HASHED}{hashlib.sha256(data).hexdigest()[:16]}"
-
-
-def _encode(character):
-    try:
-        return character.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return character.encode("utf-8", "surrogatepass")
 
 
 def encode_scores(scores: np.ndarray, class_ids: Sequence[int]) -> bytes:
