@@ -1,14 +1,16 @@
 """The graph of the pipeline: shards of images to pseudo labels on disk, and a manifest a shard."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import apache_beam as beam
 
 from wsss.pipeline.dead_letter import FAILURES, count_failure, with_dead_letter
 from wsss.pipeline.output import Layout
+from wsss.pipeline.stages.describe import DescribeSettings, ImageRow, describe_image
 from wsss.pipeline.stages.manifest import WriteManifests
 from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
-from wsss.pipeline.stages.refine import RefinementSettings, refinement_stages
+from wsss.pipeline.stages.refine import RefinementSettings, ScoredImage, refinement_stages
 from wsss.pipeline.stages.score import Tally, tally_image
 from wsss.pipeline.stages.write import WriteImages, WriteRecords
 
@@ -28,6 +30,14 @@ class WriteSettings:
     classes: int
     record_files: dict[str, str] | None = None
     scores: bool = False
+
+
+class LabeledImage(NamedTuple):
+    """A `ScoredImage` with a mask, what it adds to the counts, and its row in `images.csv`."""
+
+    scored: ScoredImage
+    tally: Tally
+    row: ImageRow
 
 
 class LabelShards(beam.PTransform):
@@ -64,7 +74,8 @@ class LabelShards(beam.PTransform):
             outputs = elements | stage
             elements = outputs.results
             failures.append(outputs[FAILURES])
-        counted = elements | "CountPixels" >> with_dead_letter("score", _count, writing.classes)
+        count = with_dead_letter("score", _count, writing.classes, self._describe_settings())
+        counted = elements | "CountPixels" >> count
         failures.append(counted[FAILURES])
         as_images = writing.record_files is None
         written = counted.results | WriteImages(writing.layout, masks=as_images, scores=writing.scores)
@@ -73,25 +84,25 @@ class LabelShards(beam.PTransform):
             "shards": shards,
             "tallies": (
                 failures | beam.Flatten() | "TallyFailures" >> beam.Map(_tally_failure),
-                written | "TallyImages" >> beam.Map(lambda pair: (pair[0].input.shard, pair[1])),
+                written | "TallyImages" >> beam.Map(lambda image: (image.scored.input.shard, image.tally)),
             )
             | "AllTallies" >> beam.Flatten(),
-            "image_ids": written | "ImageIds" >> beam.Map(_key_image_id),
+            "rows": written | "Rows" >> beam.Map(lambda image: (image.scored.input.shard, image.row)),
         }
         if not as_images:
             inputs["records"] = (shards, written) | WriteRecords(writing.layout, writing.record_files)
         return inputs | WriteManifests(writing.layout)
 
+    def _describe_settings(self):
+        cams = self._cams
+        threshold = self._refinement.background.threshold
+        return DescribeSettings(cams.label_threshold, cams.image_labels == "predicted", threshold)
 
-def _count(scored, classes):
-    return scored, tally_image(scored, classes)
+
+def _count(scored, classes, describe_settings):
+    return LabeledImage(scored, tally_image(scored, classes), describe_image(scored, describe_settings))
 
 
 def _tally_failure(failure):
     count_failure(failure)
     return failure.shard, Tally(failures=(failure,))
-
-
-def _key_image_id(scored_and_tally):
-    image = scored_and_tally[0].input
-    return image.shard, image.record.image_id

@@ -20,6 +20,7 @@ RESULTS = (
     "errors.jsonl",
     "summary.json",
     "metrics.json",
+    "images.csv",
     "report.html",
     "dataset_info.json",
     "fingerprints.json",

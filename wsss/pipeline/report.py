@@ -3,13 +3,14 @@
 import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.pipeline.schema import Fields
+from wsss.pipeline.stages.describe import FLAGS
 
 _REMEDY = "Run the same command of pipelines/pseudo_labels.py again: it writes the results anew."
 _STYLE = """
@@ -36,6 +37,8 @@ class Summary:
         labeled, failed: numbers of images with and without a mask.
         class_pixels, class_images: by the class's name, the background's included.
         warnings: what is suspicious about the labels.
+        flags: number of images by the name of a flag in `images.csv`.
+        empty: ids of some of the images that were left empty.
     """
 
     options: dict[str, Any]
@@ -46,6 +49,8 @@ class Summary:
     class_pixels: dict[str, int]
     class_images: dict[str, int]
     warnings: tuple[str, ...] = ()
+    flags: dict[str, int] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "Summary":
@@ -66,6 +71,8 @@ class Summary:
             {name: fields.object("class_pixels").get(name, int) for name in every_class},
             {name: fields.object("class_images").get(name, int) for name in every_class},
             fields.texts("warnings"),
+            {name: fields.object("flags").get(name, int) for name in fields.get("flags", dict, {})},
+            fields.texts("empty_images", ()),
         )
 
 
@@ -137,7 +144,7 @@ def write_report(folder: str, summary: Summary, metrics: Metrics | None = None) 
     body += [_pictures(previews, has_truth=metrics is not None)]
     if metrics:
         body += [_curve(metrics)]
-    body += [_classes(summary, metrics), _options(summary.options)]
+    body += [_flags(summary), _classes(summary, metrics), _options(summary.options)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Pseudo labels</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
@@ -249,6 +256,20 @@ def _classes(summary, metrics):
             cells.append(f'<td><span class="bar" style="width:{100 * (value or 0):.0f}px"></span></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return "<h2>Classes</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
+
+
+def _flags(summary):
+    """Numbers of suspicious images, and ids of those left empty."""
+    flagged = {name: count for name, count in summary.flags.items() if count}
+    if not flagged:
+        return ""
+    rows = (
+        f"<tr><td>{_text(name)}</td>{_number(count)}<td>{_text(FLAGS.get(name, ''))}</td></tr>"
+        for name, count in flagged.items()
+    )
+    table = "<table>\n<tr><th>flag</th><th>images</th><th>meaning</th></tr>" + "\n".join(rows) + "\n</table>"
+    empty = f"<p>Left empty: {_text(', '.join(summary.empty))}</p>" if summary.empty else ""
+    return f"<h2>Suspicious images, see images.csv</h2>\n{table}\n{empty}"
 
 
 def _options(options):

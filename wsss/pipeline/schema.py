@@ -50,8 +50,10 @@ class Fields:
             raise self.error(f"`{name}` must be a list of texts")
         return tuple(value)
 
-    def numbers(self, name: str) -> tuple[float, ...]:
+    def numbers(self, name: str, default: tuple[float, ...] = _REQUIRED) -> tuple[float, ...]:
         """The field of a name that is a list of numbers."""
+        if default is not _REQUIRED and self._value.get(name) is None:
+            return default
         value = self.get(name, list)
         if not all(isinstance(each, (int, float)) for each in value):
             raise self.error(f"`{name}` must be a list of numbers")

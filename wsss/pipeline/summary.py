@@ -11,8 +11,10 @@ import numpy as np
 from wsss.common import io
 from wsss.data.dataset import write_metadata
 from wsss.metrics import ThresholdSweep, counts_of, iou, mean_iou
+from wsss.pipeline.image_table import TableStatistics, write_table
 from wsss.pipeline.output import LabelSettings, Layout
 from wsss.pipeline.report import Metrics, Summary, write_report
+from wsss.pipeline.stages.describe import FLAGS
 from wsss.pipeline.stages.manifest import Manifest
 from wsss.pipeline.stages.score import Tally
 
@@ -33,6 +35,7 @@ class LabelResult:
         background_threshold: score of the background, or None where it is no constant.
         line: all in one line.
         warnings: what is suspicious about the labels.
+        empty: number of images with a mask that holds no class, though it should.
     """
 
     output: str
@@ -42,6 +45,7 @@ class LabelResult:
     background_threshold: float | None
     line: str
     warnings: tuple[str, ...]
+    empty: int = 0
 
 
 def write_results(
@@ -53,7 +57,7 @@ def write_results(
     threshold: float | None = None,
     rule: float | str | None = None,
 ) -> LabelResult:
-    """Writes `errors.jsonl`, `summary.json`, where truth is known `metrics.json`, and `report.html`.
+    """Writes `errors.jsonl`, `images.csv`, `summary.json`, where truth is known `metrics.json`, and a report.
 
     Args:
         layout: the output's `Layout`.
@@ -69,6 +73,8 @@ def write_results(
     tally = sum((manifest.tally for manifest in manifests), Tally())
     names = ("background", *settings.class_names)
     _write_errors(layout.path("errors.jsonl"), tally)
+    shards = [manifest.shard for manifest in manifests]
+    table = write_table(layout, shards, settings.class_names)
     warnings = tuple(_warnings(tally, settings.options["image_labels"]))
     summary = {
         **settings.to_json(),
@@ -76,6 +82,7 @@ def write_results(
         "images": {
             "labelled": tally.images,  # as version 0.1.0 spells it
             "failed": len(tally.failures),
+            "empty": table.flags["empty"],
             "failed_by_stage": dict(Counter(failure.stage for failure in tally.failures)),
         },
         "shards": len(manifests),
@@ -85,6 +92,8 @@ def write_results(
             "classes_present": _mean(tally.present_scores),
             "classes_absent": _mean(tally.absent_scores),
         },
+        "flags": {flag: table.flags[flag] for flag in FLAGS},
+        "empty_images": table.empty,
         "warnings": list(warnings),
     }
     io.write_json(layout.path("summary.json"), summary)
@@ -100,8 +109,17 @@ def write_results(
         Metrics.from_json(metrics, layout.path("metrics.json")) if metrics else None,
     )
     miou = metrics["miou"] if metrics else None
-    line = _line(tally, miou, settings.options)
-    return LabelResult(layout.root, tally.images, len(tally.failures), miou, threshold, line, warnings)
+    line = _line(tally, table, miou, settings.options)
+    return LabelResult(
+        layout.root,
+        tally.images,
+        len(tally.failures),
+        miou,
+        threshold,
+        line,
+        warnings,
+        empty=table.flags["empty"],
+    )
 
 
 def _write_errors(path: str, tally: Tally) -> None:
@@ -117,8 +135,10 @@ def _write_errors(path: str, tally: Tally) -> None:
     io.write_text(path, "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
 
 
-def _line(tally: Tally, miou: float | None, options: dict[str, Any]) -> str:
+def _line(tally: Tally, table: TableStatistics, miou: float | None, options: dict[str, Any]) -> str:
     line = f"{tally.images} images labeled, {len(tally.failures)} failed"
+    if table.flags["empty"]:
+        line += f", {table.flags['empty']} left empty"
     if miou is None:
         return line
     return f"{line}; mIoU {100 * miou:.1f} % on {options['split']}, image labels: {options['image_labels']}"

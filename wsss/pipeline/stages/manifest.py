@@ -1,5 +1,6 @@
 """Manifests: the record of a finished shard, by which another run skips it."""
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,10 @@ from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.pipeline.output import OWNED, Layout
 from wsss.pipeline.schema import Fields
+from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.score import AddTallies, Tally
+
+_REMEDY = "Remove it: its shard is then labeled again."
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class RecordFile:
 @dataclass(frozen=True)
 class Manifest:
     """What is known about a finished shard.
+
+    The file also holds the `ImageRow` of each image, see `read_rows`: those are not kept here, since all
+    manifests of a job are held in memory together.
 
     Attributes:
         shard: its name.
@@ -65,7 +72,7 @@ class Manifest:
         Raises:
             UserError: a field is missing or malformed.
         """
-        fields = Fields(value, path, "Remove it: its shard is then labeled again.")
+        fields = Fields(value, path, _REMEDY)
         records = None
         if fields.get("records", dict, None) is not None:
             parts = fields.object("records")
@@ -86,8 +93,8 @@ class Manifest:
 class WriteManifests(beam.PTransform):
     """Writes the `Manifest` of each shard after all its images; gives the shards' names.
 
-    Takes a dict of PCollections: `shards`; keyed by the shard's name, `tallies`, `image_ids` and, of TFRecord
-    output, `records`.
+    Takes a dict of PCollections: `shards`; keyed by the shard's name, `tallies`, `rows` (an `ImageRow` for
+    each mask) and, of TFRecord output, `records`.
 
     Args:
         layout: the `Layout`.
@@ -104,7 +111,7 @@ class WriteManifests(beam.PTransform):
         parts = {
             "source": shards | "KeySource" >> beam.Map(lambda shard: (shard.name, shard.source)),
             "tally": tallies,
-            "image_ids": inputs["image_ids"],
+            "rows": inputs["rows"],
         }
         if "records" in inputs:
             parts["records"] = inputs["records"]
@@ -113,16 +120,42 @@ class WriteManifests(beam.PTransform):
 
 def _write_manifest(shard_and_parts, layout):
     shard, parts = shard_and_parts
-    records = parts.get("records")
+    records, rows = parts.get("records"), sorted(parts["rows"], key=lambda row: row.image_id)
     manifest = Manifest(
         shard,
         parts["source"][0],
         parts["tally"][0],
-        tuple(sorted(parts["image_ids"])),
+        tuple(row.image_id for row in rows),
         records[0] if records else None,
     )
-    io.write_json(layout.manifest(shard), manifest.to_json())
+    rows += [ImageRow(failure.image_id, flags=("failed",)) for failure in manifest.tally.failures]
+    io.write_json(layout.manifest(shard), {**manifest.to_json(), "rows": _rows_to_json(rows)})
     return shard
+
+
+def _rows_to_json(rows: Sequence[ImageRow]) -> list[dict[str, Any]]:
+    return [row.to_json() for row in sorted(rows, key=lambda row: row.image_id)]
+
+
+def read_rows(path: str) -> Iterator[ImageRow]:
+    """Yields the row of each image of a shard, failed ones included, by ascending id.
+
+    Of manifests of version 0.1.0 no more than the ids is known.
+
+    Args:
+        path: of the shard's manifest.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    value = io.read_json(path)
+    rows = Fields(value, path, _REMEDY).get("rows", list, None)
+    if rows is not None:
+        yield from (ImageRow.from_json(row, path) for row in rows)
+        return
+    manifest = Manifest.from_json(value, path)
+    ids = [*manifest.image_ids, *(failure.image_id for failure in manifest.tally.failures)]
+    yield from map(ImageRow, sorted(ids))
 
 
 def read_manifests(layout: Layout) -> dict[str, Manifest]:

@@ -20,7 +20,7 @@ _images_labeled = Metrics.counter(NAMESPACE, "images_labeled")
 
 
 class WriteImages(beam.PTransform):
-    """Writes the mask of each `(ScoredImage, Tally)`, and on request scores and picture; passes the pair on.
+    """Writes the mask of each `LabeledImage`, and on request scores and picture; passes the image on.
 
     A file that cannot be written stops the job: that is nothing about the image.
 
@@ -34,15 +34,15 @@ class WriteImages(beam.PTransform):
         super().__init__()
         self._layout, self._masks, self._scores = layout, masks, scores
 
-    def expand(self, counted):
-        return counted | beam.Map(_write_image, self._layout, self._masks, self._scores)
+    def expand(self, labeled):
+        return labeled | beam.Map(_write_image, self._layout, self._masks, self._scores)
 
 
 class WriteRecords(beam.PTransform):
     """Writes one TFRecord file a shard, with the pseudo label in the place of the true mask.
 
     Together with TFDS's metadata the files are a collection like the one that was read: a segmentation
-    network trains on it as on any other. Takes `(shards, pairs of ScoredImage and Tally)`, gives pairs of the
+    network trains on it as on any other. Takes `(shards, LabeledImages)`, gives pairs of the
     shard's name and its `RecordFile`.
 
     Args:
@@ -55,10 +55,10 @@ class WriteRecords(beam.PTransform):
         self._layout, self._file_names = layout, file_names
 
     def expand(self, inputs):
-        shards, counted = inputs
+        shards, labeled = inputs
         members = (
             shards | "OpenFile" >> beam.Map(lambda shard: (shard.name, None)),  # a shard may end up empty
-            counted | "FormatRecord" >> beam.Map(_format),
+            labeled | "FormatRecord" >> beam.Map(_format),
         )
         return (
             members
@@ -68,8 +68,8 @@ class WriteRecords(beam.PTransform):
         )
 
 
-def _write_image(counted, layout, masks, scores):
-    scored = counted[0]
+def _write_image(labeled, layout, masks, scores):
+    scored = labeled.scored
     image_id = scored.input.record.image_id
     if masks:
         io.write_bytes(layout.free(layout.mask(image_id)), encode_mask(scored.mask, voc_palette()))
@@ -79,7 +79,7 @@ def _write_image(counted, layout, masks, scores):
         io.write_bytes(layout.free(layout.preview(image_id)), _preview(scored))
     _images_labeled.inc()
     progress.tick()
-    return counted
+    return labeled
 
 
 def _preview(scored):
@@ -92,8 +92,8 @@ def _preview(scored):
     return side_by_side(pictures)
 
 
-def _format(counted):
-    scored = counted[0]
+def _format(labeled):
+    scored = labeled.scored
     record = replace(scored.input.record, labels=scored.class_ids, mask_bytes=encode_mask(scored.mask))
     return scored.input.shard, (record.image_id, format_example(record))
 

@@ -1,0 +1,96 @@
+"""`images.csv`: a row an image, written shard by shard from the manifests of a finished job."""
+
+import csv
+import io as text_io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from wsss.common import io
+from wsss.common.constants import IGNORE
+from wsss.pipeline.output import Layout
+from wsss.pipeline.stages.describe import ImageRow
+from wsss.pipeline.stages.manifest import read_rows
+
+FILE = "images.csv"
+LISTED = 20  # most ids of one kind that are named in `summary.json` and in the report
+_COLUMNS = (
+    "id",
+    "tags",
+    "tag_scores",
+    "predicted_tags",
+    "predicted_scores",
+    "threshold",
+    "foreground_fraction",
+    "components",
+    "flags",
+)
+
+
+@dataclass
+class TableStatistics:
+    """What `images.csv` says about a collection as a whole.
+
+    Attributes:
+        flags: number of images by the name of a flag.
+        empty: ids of the first images that were left empty, `LISTED` at most.
+    """
+
+    flags: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
+
+    def add(self, row: ImageRow) -> None:
+        """Counts one image."""
+        self.flags.update(row.flags)
+        if "empty" in row.flags and len(self.empty) < LISTED:
+            self.empty.append(row.image_id)
+
+
+def write_table(layout: Layout, shards: Iterable[str], class_names: Sequence[str]) -> TableStatistics:
+    """Writes `images.csv`; one shard at a time is held in memory.
+
+    Args:
+        layout: the output's `Layout`.
+        shards: names of all shards, which are finished, in order.
+        class_names: the foreground classes.
+
+    Returns:
+        `TableStatistics`.
+
+    Raises:
+        UserError: a manifest is damaged.
+    """
+    statistics = TableStatistics()
+    with io.open_write(layout.path(FILE)) as stream:
+        text = text_io.TextIOWrapper(
+            stream, "utf-8", errors="surrogateescape", newline="", write_through=True
+        )
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow([*_COLUMNS, *(f"fraction_{name}" for name in ("background", *class_names))])
+        for shard in shards:
+            for row in read_rows(layout.manifest(shard)):
+                statistics.add(row)
+                rows.writerow(_cells(row, class_names))
+        text.detach()
+    return statistics
+
+
+def _cells(row: ImageRow, class_names: Sequence[str]) -> Iterator[object]:
+    yield row.image_id
+    for classes, scores in ((row.tags, row.tag_scores), (row.predicted, row.predicted_scores)):
+        yield _join([class_names[index] for index in classes])
+        yield ";".join(f"{score:g}" for score in scores)
+    has_mask = bool(row.fractions)
+    yield row.threshold
+    yield row.foreground if has_mask else None
+    yield row.components
+    yield ";".join(row.flags)
+    fractions = dict(row.fractions)
+    fractions.pop(IGNORE, None)
+    yield from (fractions.get(value, 0) if has_mask else None for value in range(len(class_names) + 1))
+
+
+def _join(names: list[str]) -> str:
+    """Names with semicolons between, or a JSON list where one holds a semicolon itself."""
+    return json.dumps(names, ensure_ascii=False) if any(";" in name for name in names) else ";".join(names)

@@ -1,0 +1,154 @@
+"""The row of one image in `images.csv`: what its mask holds, and what is suspicious about it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from wsss.common.constants import IGNORE
+from wsss.pipeline.schema import Fields
+from wsss.pipeline.stages.refine import ScoredImage
+
+# What is suspicious about a mask, in the order of the table.
+FLAGS = {
+    "failed": "no mask; the reason stands in errors.jsonl",
+    "no_class": "no class is tagged, or predicted",
+    "empty": "no pixel of a class, though one is tagged, or the classes are predicted",
+    "single_value": "every pixel has the same class; there is no background",
+    "class_missing": "a class of the image has no pixel, though another has",
+}
+_LEAST_COMPONENT = 0.001  # of the pixels of an image; smaller regions are noise
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What `images.csv` says about one image.
+
+    Attributes:
+        image_id: of the image.
+        tags: its classes as tagged, 0-based; empty where no tags are known.
+        tag_scores: the classifier's score of each, in [0, 1].
+        predicted: the classes that the classifier scores `--label_threshold` at least.
+        predicted_scores: its score of each.
+        threshold: score of the background, or None where that is no constant.
+        fractions: fraction of the pixels by mask value, 255 included; values that do not occur are left out.
+        components: connected regions of one class that cover 0.1 % of the image at least.
+        flags: names in `FLAGS`.
+    """
+
+    image_id: str
+    tags: tuple[int, ...] = ()
+    tag_scores: tuple[float, ...] = ()
+    predicted: tuple[int, ...] = ()
+    predicted_scores: tuple[float, ...] = ()
+    threshold: float | None = None
+    fractions: tuple[tuple[int, float], ...] = ()
+    components: int | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def foreground(self) -> float:
+        """Fraction of the pixels that are of a class."""
+        return round(sum(fraction for value, fraction in self.fractions if value not in (0, IGNORE)), 6)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, see `from_json`; what is unknown or empty is left out."""
+        values = {name: value for name, value in vars(self).items() if value not in (None, ())}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "ImageRow":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, "Remove it: its shard is then labeled again.")
+        try:
+            fractions = tuple((int(label), float(part)) for label, part in fields.get("fractions", list, []))
+        except (TypeError, ValueError) as error:
+            raise fields.error("`fractions` must be pairs of a mask value and a number") from error
+        return cls(
+            image_id=fields.get("image_id", str),
+            tags=tuple(map(int, fields.numbers("tags", ()))),
+            tag_scores=fields.numbers("tag_scores", ()),
+            predicted=tuple(map(int, fields.numbers("predicted", ()))),
+            predicted_scores=fields.numbers("predicted_scores", ()),
+            threshold=fields.get("threshold", float, None),
+            fractions=fractions,
+            components=fields.get("components", int, None),
+            flags=fields.texts("flags", ()),
+        )
+
+
+@dataclass(frozen=True)
+class DescribeSettings:
+    """What a row depends on beside the image.
+
+    Attributes:
+        label_threshold: least classifier score of a predicted class.
+        predicted: whether the classes of an image are those that the classifier predicts.
+        threshold: score of the background, or None where that is no constant.
+    """
+
+    label_threshold: float
+    predicted: bool
+    threshold: float | None
+
+
+def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
+    """The `ImageRow` of one image.
+
+    Args:
+        scored: `ScoredImage` with a mask.
+        settings: `DescribeSettings`.
+    """
+    mask, scores = scored.mask, scored.classifier_scores
+    assert mask is not None  # the stages before give one
+    tags = scored.input.record.labels
+    predicted = tuple(np.flatnonzero(scores >= settings.label_threshold).tolist())
+    pixels = np.bincount(mask.ravel(), minlength=256)
+    found = np.flatnonzero(pixels).tolist()
+    return ImageRow(
+        scored.input.record.image_id,
+        tags,
+        _rounded(scores[list(tags)]),
+        predicted,
+        _rounded(scores[list(predicted)]),
+        None if settings.threshold is None else round(float(settings.threshold), 4),
+        tuple((value, round(int(pixels[value]) / mask.size, 6)) for value in found),
+        count_components(mask),
+        tuple(_flags(scored.class_ids, found, settings.predicted)),
+    )
+
+
+def count_components(mask: np.ndarray) -> int:
+    """Number of connected regions (4 neighbors) of one class that cover 0.1 % of the image at least.
+
+    Args:
+        mask: uint8 `(height, width)`: 0 background, 1..K class, 255 ignored.
+    """
+    count, least = 0, _LEAST_COMPONENT * mask.size
+    for value in np.unique(mask):
+        if value not in (0, IGNORE):
+            regions, _ = ndimage.label(mask == value)
+            count += int((np.bincount(regions.ravel())[1:] >= least).sum())
+    return count
+
+
+def _flags(class_ids, found, predicted):
+    """Names of what is suspicious about a mask that holds the values `found`."""
+    classes = {value - 1 for value in found} - {-1, IGNORE - 1}
+    if not class_ids:
+        yield "no_class"
+    if not classes and (class_ids or predicted):
+        yield "empty"
+    if len(found) == 1 and classes:
+        yield "single_value"
+    if classes and not classes.issuperset(class_ids):
+        yield "class_missing"
+
+
+def _rounded(values):
+    return tuple(round(float(value), 4) for value in values)
