@@ -135,9 +135,9 @@ def test_an_image_with_a_label_beyond_the_classes_is_skipped_and_named(tmp_path,
 
 def test_a_collection_without_a_readable_image_is_refused(tmp_path):
     collection = small_collection(tmp_path, [b"text", b"more text"])
-    with pytest.raises(tf.errors.OpError, match="None of the 2 images can be decoded") as caught:
+    with pytest.raises(tf.errors.OpError, match="None of the 2 images can be used") as caught:
         take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 1}), 1)
-    assert one_line(caught.value).startswith("None of the 2 images can be decoded. The last one: i")
+    assert one_line(caught.value).startswith("None of the 2 images can be used. The last one: i")
 
 
 def test_a_shard_with_fewer_records_than_the_metadata_says_is_named(tmp_path, caplog):

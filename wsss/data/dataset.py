@@ -21,6 +21,7 @@ from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data import images
+from wsss.data.label_maps import LabelMaps
 from wsss.data.tfrecord import decode_example, encode_example, read_records
 
 _INFO = "dataset_info.json"
@@ -85,6 +86,7 @@ class Collection:
         keys: where the records hold what.
         fingerprints: dict of file name to what the file was when the collection was made; empty where that
             is not known, as of TFDS's own data sets.
+        label_maps: what is learned from in place of the records' masks; None: these.
     """
 
     directory: str
@@ -93,6 +95,12 @@ class Collection:
     shard_lengths: dict[str, tuple[int, ...]]
     keys: RecordKeys = RecordKeys()
     fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False)
+    label_maps: LabelMaps | None = None
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there are label maps or masks to learn from."""
+        return self.label_maps is not None or self.has_masks
 
     @property
     def has_masks(self) -> bool:

@@ -6,7 +6,8 @@ order of the images on (seed, epoch) only; so neither parallelism nor the number
 Global batch: `batch_size` is that of all replicas together. Every step sees a full one: what is left of an
 epoch after `len // batch_size` batches is dropped (other images in each epoch, since each is shuffled anew).
 
-An image that cannot be decoded is skipped, named once in the log, and the epoch is filled up with others.
+An image that cannot be decoded, or has no label map, is skipped and named once in the log, and the epoch is
+filled up with others.
 """
 
 import logging
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from wsss.common import io
+from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
 from wsss.data import images
 from wsss.data.augment import (
@@ -89,7 +91,8 @@ def training_dataset(
             of a larger one the shards are shuffled, then the records within this many.
         replicas: int, parts that each global batch comes in; 1 yields whole batches.
         shard_index, shard_count: which part of every global batch this worker takes, of how many.
-        targets: "labels" of the images, or "masks": their label maps under the same augmentation.
+        targets: "labels" of the images, or "masks": their label maps under the same augmentation, those of
+            `collection.label_maps` or else of the records.
 
     Returns:
         `tf.data.Dataset` of `(image, labels)`: float32 (batch_size / replicas, image_size, image_size, 3) in
@@ -102,7 +105,7 @@ def training_dataset(
     """
     steps = steps_per_epoch(collection, split, batch_size)
     with_masks = targets == "masks"
-    if with_masks and not collection.has_masks:
+    if with_masks and not collection.has_targets:
         raise UserError(f"The collection {collection.name} has no masks to learn from.")
     if batch_size % replicas or replicas % shard_count:
         raise ValueError(
@@ -217,7 +220,7 @@ class SkippedImages:
             count = len(self._skipped)
         _logger.warning("Skipped image `%s`: %s (%d of %d so far)", image_id, reason, count, self._images)
         if count == self._images:
-            raise UserError(f"None of the {count} images can be decoded. The last one: {image_id}: {reason}")
+            raise UserError(f"None of the {count} images can be used. The last one: {image_id}: {reason}")
 
 
 def _decoder(collection, skipped, with_masks):
@@ -229,21 +232,31 @@ def _decoder(collection, skipped, with_masks):
     """
     classes = len(collection.class_names)
 
+    def read_mask(image_id, mask_bytes, size):
+        if not with_masks:
+            return _NO_PIXELS
+        if collection.label_maps is None:
+            mask = images.decode_mask(mask_bytes)
+        else:
+            mask = collection.label_maps.read(image_id.decode(errors="backslashreplace"))
+        if mask.shape != size:
+            raise images.BadImage("mask_size", "The mask has another size.", "Replace it.")
+        if mask.max(where=mask != IGNORE, initial=0) > classes:
+            raise images.BadImage("mask_labels", f"Its mask has labels beyond {classes}.", "Replace it.")
+        return mask
+
     def decode(index, image_id, image_bytes, orientation, mask_bytes, labels):
         try:
             if len(labels) and max(labels) >= classes:
                 raise images.BadImage("wrongly_labelled", f"It has the label {max(labels)}.", "Correct it.")
             image = images.decode_image(image_bytes, int(orientation))
-            mask = images.decode_mask(mask_bytes) if with_masks else _NO_PIXELS
-            if with_masks and mask.shape != image.shape[:2]:
-                raise images.BadImage("mask_size", "The mask has another size.", "Replace it.")
-            return True, image, mask
+            return True, image, read_mask(image_id, mask_bytes, image.shape[:2])
         except images.BadImage as error:
             skipped.add(int(index), image_id.decode(errors="backslashreplace"), str(error))
             return False, _NO_PIXELS[..., None].repeat(3, axis=2), _NO_PIXELS
 
     def decode_record(index, serialized):
-        features = _parse(collection, serialized, with_masks=with_masks)
+        features = _parse(collection, serialized, with_masks and collection.label_maps is None)
         image_id = features.get("image_id", tf.strings.as_string(index))
         names = ("image", "orientation", "mask", "labels")
         arguments = (index, image_id, *(features.get(name, b"") for name in names))

@@ -15,7 +15,7 @@ from wsss.common.errors import UserError
 from wsss.inference.cam_scores import scaled_size
 from wsss.inference.settings import InferenceSettings, choose_settings
 
-CAMS = ("refined_cam", "cam")
+CAMS = ("refined_cam", "cam", "probabilities")
 
 
 class Prediction(NamedTuple):
@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         cams: one float32 array `(classes, h, w)` a scale, at feature resolution: the CAM of the image plus
-            the flipped-back CAM of its mirror.
+            the flipped-back CAM of its mirror. Probabilities have the background before the classes.
         scaled_sizes: `(height, width)` of the image at each scale, as the network saw it.
         scores: float32 `(classes,)`, the classifier's scores, mean over all scales and mirrors.
     """
@@ -59,10 +59,11 @@ class CamPredictor:
 
     Args:
         model: what `load_model` gives for a trained run: an object with the Keras models `refined_cam`, `cam`
-            and `classifier` on float32 images `(batch, height, width, 3)` in [0, 1].
+            or `probabilities`, and `classifier`, on float32 images `(batch, height, width, 3)` in [0, 1].
         scales: factors on the size of the image, each > 0.
         mirror: whether the mirrored image is predicted too.
-        cam: `"refined_cam"` or `"cam"`, the map that is read out.
+        cam: the map that is read out, `"refined_cam"` or `"cam"`; of a segmentation network
+            `"probabilities"`, those of the background and the classes.
         max_side: images with a longer side are shrunk to it before the scales apply, 0 never shrinks;
             the published code never does, but a 12 megapixel photograph at scale 2 fits no accelerator.
         pixels_at_once, threads, jit_compile, max_compiled_sizes, max_activation_memory: see
@@ -246,7 +247,8 @@ def _joint_network(model, cam):
         raise UserError(f"`cam` must be one of {', '.join(CAMS)}. Received: {cam!r}.")
     missing = [name for name in (cam, "classifier") if not hasattr(model, name)]
     if missing:
-        remedy = "Pass `--cam cam`." if hasattr(model, "cam") else "Train one with `python -m wsss.train`."
+        others = [name for name in CAMS if hasattr(model, name)]
+        remedy = f"Pass `--cam {others[0]}`." if others else "Train one with `python -m wsss.train`."
         raise UserError(f"The model has no `{missing[0]}`. {remedy}")
     cam_model, classifier = getattr(model, cam), model.classifier
     check_input(cam_model)

@@ -16,6 +16,7 @@ from wsss.common.file_names import file_name, image_id_of
 from wsss.common.output_folder import OutputFolder, claim
 from wsss.data.dataset import open_collection
 from wsss.data.images import BadImage, decode_mask
+from wsss.data.label_maps import files_by_id
 from wsss.data.sources.folder import read_class_names
 from wsss.metrics import (
     THRESHOLDS,
@@ -81,7 +82,7 @@ def open_masks(path: str, split: str = "train", scores_too: bool = False) -> Mas
         raise UserError(f"There is no folder {path}.")
     settings = _read_settings(path)
     folder = io.join(path, MASKS) if settings else path
-    found = {suffix: _by_id(folder, suffix) for suffix in (".png", ".npz")}
+    found = {suffix: files_by_id(folder, suffix) for suffix in (".png", ".npz")}
     if found[".png"] or not scores_too:
         by_id = {image_id: _reader(file, decode_mask) for image_id, file in found[".png"].items()}
         return Masks(by_id, class_names=settings.class_names if settings else ())
@@ -224,13 +225,6 @@ def _collection_masks(path, split):
         data = record.mask_bytes  # the photographs are not kept, and long ids are compared as files are named
         by_id[image_id_of(file_name(record.image_id))] = lambda data=data: decode_mask(data)
     return Masks(by_id, class_names=tuple(collection.class_names))
-
-
-def _by_id(folder, suffix):
-    """Image id -> path of the files with a suffix, in sub-folders too."""
-    prefix = len(str(folder).rstrip("/")) + 1
-    found = io.list_files(io.join(io.escape(folder), "**"))
-    return {image_id_of(path[prefix : -len(suffix)]): path for path in found if path.endswith(suffix)}
 
 
 def _reader(path, decode):

@@ -1,12 +1,14 @@
 """Training from Python, as `python -m wsss.train` does it: `wsss.train_model`."""
 
+import dataclasses
 from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection, open_collection
-from wsss.training.options import TrainingOptions, preset_values
+from wsss.data.label_maps import open_label_maps
+from wsss.training.options import TrainingOptions, default_values
 from wsss.training.run_dir import RunDirectory, open_run
 
 
@@ -31,7 +33,7 @@ def train_model(data: str = "", output: str = "", *, preset: str = "", **options
     Raises:
         UserError: an option, the collection or the output cannot be used, or training was stopped early.
     """
-    values = preset_values(preset or ("" if data else "built_in"))
+    values = default_values(preset, data, options.get("model", ""))
     resolved = TrainingOptions(data=data, output=output, **{**values, **options})
     run, failure = run_training(resolved)
     if failure:
@@ -56,6 +58,9 @@ def run_training(options: TrainingOptions, announce=None) -> tuple[RunDirectory,
     collection = open_collection(options.data) if options.data else None
     if collection:
         collection.shard_paths(options.split)  # a missing split is reported before TensorFlow starts
+    if collection and options.masks:
+        label_maps = open_label_maps(options.masks, collection, options.split)
+        collection = dataclasses.replace(collection, label_maps=label_maps)
     run = open_run(options, collection)
     if not options.overwrite and run.is_finished():
         announce(f"{run.path} is finished already; --overwrite trains it anew.")

@@ -1,9 +1,13 @@
-"""What a classifier reaches without looking at the images: the mark that a learning one must pass."""
+"""What a network reaches without looking at the images: the mark that a learning one must pass."""
 
 import dataclasses
 import itertools
+from typing import ClassVar
 
 import numpy as np
+
+from wsss.common.constants import IGNORE
+from wsss.data.images import BadImage
 
 # Part of the way from chance to perfect that the mean average precision must have come.
 _LEAST_PROGRESS = 0.05
@@ -17,6 +21,8 @@ class ConstantScores:
         loss: their binary cross-entropy, mean over the classes.
         average_precision: mean average precision of scores that do not depend on the image.
     """
+
+    LOSS: ClassVar[str] = "classification_loss"  # the metric that is compared
 
     loss: float
     average_precision: float
@@ -52,3 +58,50 @@ def constant_scores(collection, split: str, limit: int = 1000) -> ConstantScores
     entropy = -(inside * np.log(inside) + (1 - inside) * np.log(1 - inside))
     present = frequency[frequency > 0]
     return ConstantScores(float(entropy.mean()), float(present.mean()) if len(present) else 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantLabels:
+    """The best constant class probabilities of pixels, the frequencies of the labels.
+
+    Attributes:
+        loss: their cross-entropy, mean over the labeled pixels.
+    """
+
+    LOSS: ClassVar[str] = "segmentation_loss"
+
+    loss: float
+
+    def find_problem(self, loss: float, average_precision: float | None = None) -> str | None:
+        """Why a segmentation network of this loss has not learned, in one line; None if it has.
+
+        Args:
+            loss: cross-entropy, mean over the labeled pixels.
+            average_precision: not used.
+        """
+        if loss < self.loss:
+            return None
+        return f"the segmentation loss {loss:.3g} is not below {self.loss:.3g}, that of constant labels"
+
+
+def constant_labels(collection, split: str, limit: int = 200) -> ConstantLabels | None:
+    """The baseline of a split, from the label maps of its first images; None where these hold one label only.
+
+    Args:
+        collection: `Collection` with masks or label maps.
+        split: name of the split.
+        limit: images whose label maps are read, at most.
+    """
+    counts = np.zeros(256, np.int64)
+    for record in itertools.islice(collection.read(split), limit):
+        try:
+            maps = collection.label_maps
+            label_map = record.mask if maps is None else maps.read(record.image_id)
+        except BadImage:  # is skipped, and named, in training
+            continue
+        counts += np.bincount(label_map.ravel(), minlength=256)
+    counts = counts[:IGNORE][counts[:IGNORE] > 0]
+    if len(counts) < 2:
+        return None
+    frequency = counts / counts.sum()
+    return ConstantLabels(float(-(frequency * np.log(frequency)).sum()))

@@ -16,6 +16,7 @@ from wsss.data.augment import Augmentation
 from wsss.data.loader import training_dataset
 from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.cam_classifier import CamClassifier
+from wsss.models.deeplab import DeepLab
 from wsss.models.irn import IRNet
 from wsss.models.pair_model import smallest_side
 from wsss.models.pixel2prototype import Pixel2Prototype
@@ -87,6 +88,9 @@ def make_model(options, classes, backbone):
             return IRNet(backbone, PAIR_RADIUS["irn"])
         except ValueError as error:
             raise UserError(f"--backbone {options.backbone}: {error}") from error
+    if options.model == "deeplab":
+        dropout = 0.1 if options.dropout else 0.0
+        return DeepLab.from_backbone(backbone, classes, head=options.head, dropout=dropout)
     dropout = 0.5 if options.dropout and options.backbone == "resnet38" else 0.0
     if options.model == "classifier":
         return CamClassifier.from_backbone(
@@ -141,7 +145,7 @@ def compile_model(model, options, settings, backbone, total_steps, rate_factor=1
     """
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps, rate_factor),
-        loss=None if options.is_affinity_model else keras.losses.BinaryCrossentropy(),
+        loss=None if options.learns_from_masks else keras.losses.BinaryCrossentropy(),
         jit_compile=settings.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
@@ -222,7 +226,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
             replicas=replicas,
             shard_index=context.input_pipeline_id,
             shard_count=context.num_input_pipelines,
-            targets="masks" if options.is_affinity_model else "labels",
+            targets="masks" if options.learns_from_masks else "labels",
         )
         return dataset.skip(progress.step * replicas // context.num_input_pipelines)
 
@@ -232,7 +236,7 @@ def make_dataset(options, collection, pad_value, strategy, progress):
 def batch_shapes(options, collection, strategy):
     """Shapes of images and labels in one replica's part of a batch."""
     images, side = options.batch_size // strategy.num_replicas_in_sync, options.image_size
-    labels = (images, side, side) if options.is_affinity_model else (images, len(collection.class_names))
+    labels = (images, side, side) if options.learns_from_masks else (images, len(collection.class_names))
     return (images, side, side, 3), labels
 
 
@@ -269,11 +273,12 @@ def check_data(options, strategy, collection):
         )
     if options.measures:
         collection.shard_paths(options.val_split)
+    if options.learns_from_masks and not collection.has_targets:
+        raise UserError(
+            f"--model {options.model} learns from masks; the collection {options.data} has none. Give "
+            "--masks, the output of `pseudo_labels`."
+        )
     if options.is_affinity_model:
-        if not collection.has_masks:
-            raise UserError(
-                f"--model {options.model} learns from masks; the collection {options.data} has none."
-            )
         stride = IRN_STRIDE if options.model == "irn" else options.output_stride
         smallest = smallest_side(PAIR_RADIUS[options.model]) * stride
         if options.image_size < smallest:

@@ -104,10 +104,10 @@ class StateKeeper(keras.callbacks.Callback):
 
 
 class LearningMonitor(keras.callbacks.Callback):
-    """Notices a network that does not learn its tags, and stops it if asked.
+    """Notices a network that does not learn its tags or label maps, and stops it if asked.
 
-    At each epoch's end, once `min_steps` steps are done, the network has learned if its classification loss
-    is below that of the best constant scores, and its mean average precision above chance.
+    At each epoch's end, once `min_steps` steps are done, the network has learned if the loss of what it
+    learns is below that of the best constant scores, and its mean average precision above chance.
 
     Args:
         baseline: what constant scores reach.
@@ -131,7 +131,7 @@ class LearningMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Compares the epoch's loss and precision with the baseline."""
         logs = logs or {}
-        loss, precision = logs.get("classification_loss"), logs.get("val_map")
+        loss, precision = logs.get(self._baseline.LOSS), logs.get("val_map")
         if loss is None:
             return
         if precision is not None:

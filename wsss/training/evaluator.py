@@ -1,4 +1,4 @@
-"""Evaluation of a model on a split: mean average precision of the classifier, mean IoU of the CAM."""
+"""Evaluation of a model on a split: precision of the classifier, mean IoU of CAMs or of a segmentation."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from wsss.inference.cam_scores import background_scores, mask_from_scores, merge_scales, normalize_scores
 from wsss.inference.predictor import CamPredictor
-from wsss.metrics import ThresholdSweep, average_precision, mean_iou
+from wsss.metrics import ThresholdSweep, average_precision, confusion_matrix, counts_of, mean_iou
 from wsss.visualization import heat_map, overlay
 
 PICTURE_SIDE = 160
@@ -81,6 +81,57 @@ class CamEvaluator:
         cams = [cam[list(record.labels)] for cam in prediction.cams]
         merged = merge_scales(cams, prediction.scaled_sizes, image.shape[:2])
         return normalize_scores(merged), prediction
+
+
+class SegmentationEvaluator:
+    """Evaluates a segmentation network on a split with masks, at one scale; called after each epoch.
+
+    Args:
+        collection: `Collection` with masks.
+        split: its split.
+        limit: number of images that are evaluated, the first ones of the split; 0 = all.
+        max_side: larger images are shrunk, pixels.
+    """
+
+    def __init__(self, collection, split, *, limit, max_side=512):
+        self._collection, self._split, self._limit, self._max_side = collection, split, limit, max_side
+        self._model = self._predictor = None
+
+    def __call__(self, model) -> dict[str, float]:
+        """The metrics `miou` and `pixel_accuracy`."""
+        classes = len(self._collection.class_names) + 1
+        confusion = np.zeros((classes, classes + 1), np.int64)
+        self._follow(model)
+        for record in itertools.islice(self._collection.read(self._split), self._limit or None):
+            confusion += confusion_matrix(record.mask, self._segment(record), classes)
+        correct = np.trace(confusion[:, :-1]) / max(1, confusion.sum())
+        return {"miou": float(mean_iou(counts_of(confusion))), "pixel_accuracy": float(correct)}
+
+    def pictures(self, model, count=4):
+        """uint8 RGB `(count, height, width, 3)`: image, segmentation and truth."""
+        rows = []
+        self._follow(model)
+        records = (record for record in self._collection.read(self._split) if record.labels)
+        for record in itertools.islice(records, count):
+            tiles = [record.image, *(overlay(record.image, m) for m in (self._segment(record), record.mask))]
+            rows.append(np.concatenate([_square(tile) for tile in tiles], axis=1))
+        return np.stack(rows)
+
+    def _follow(self, model):
+        """Builds the predictor, once for all epochs; later it folds the model's current weights anew."""
+        if self._model is model:
+            self._predictor.refresh()
+            return
+        self._model = model
+        self._predictor = CamPredictor(
+            model, scales=(1.0,), mirror=False, cam="probabilities", max_side=self._max_side, threads=1
+        )
+
+    def _segment(self, record):
+        """The class of the highest probability at each pixel, uint8 (height, width)."""
+        (prediction,) = self._predictor.predict([record.image])
+        merged = merge_scales(prediction.cams, prediction.scaled_sizes, record.image.shape[:2])
+        return merged.argmax(axis=0).astype(np.uint8)
 
 
 def _square(picture):

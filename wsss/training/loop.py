@@ -7,8 +7,8 @@ import tempfile
 from wsss.common import io
 from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
-from wsss.training.baseline import constant_scores
-from wsss.training.evaluator import CamEvaluator
+from wsss.training.baseline import constant_labels, constant_scores
+from wsss.training.evaluator import CamEvaluator, SegmentationEvaluator
 from wsss.training.run_dir import describe
 from wsss.training.state import Progress, read_progress
 
@@ -36,7 +36,7 @@ def train(options, settings, run, strategy, collection):
     # Decided before the model is made, for which all workers meet: later, one may see what another wrote.
     resumed = io.exists(run.checkpoint)
     progress = read_progress(run.checkpoint) if resumed else Progress()
-    baseline = None if options.is_affinity_model else constant_scores(collection, options.split)
+    baseline = make_baseline(options, collection)
     while True:
         attempt = _Attempt(options, settings, run, strategy, collection, baseline, progress, resumed)
         attempt.fit()
@@ -138,7 +138,7 @@ class _Attempt:
         return failure
 
 
-_REMEDY = "Try a lower --learning_rate or more --epochs, and check the tags."
+_REMEDY = "Try a lower --learning_rate or more --epochs, and check the tags or masks."
 
 
 def spans(progress, epochs):
@@ -155,17 +155,35 @@ def on_terminal():
     return sys.stdout.isatty()
 
 
+def make_baseline(options, collection):
+    """What constant predictions reach on the targets of the model, or None for pairs of pixels."""
+    if options.is_affinity_model:
+        return None
+    if options.learns_from_masks:
+        return constant_labels(collection, options.split)
+    return constant_scores(collection, options.split)
+
+
+def make_evaluator(options, collection):
+    """The function of the model that evaluates it after each epoch, or None."""
+    if not options.measures:
+        return None
+    if options.model == "deeplab":
+        if not collection.has_masks:
+            return None
+        return SegmentationEvaluator(collection, options.val_split, limit=options.val_images)
+    return CamEvaluator(
+        collection,
+        options.val_split,
+        limit=options.val_images,
+        threshold=options.background_threshold,
+        cam="cam" if options.model == "classifier" else "refined_cam",
+    )
+
+
 def make_callbacks(options, run, collection):
     """The callbacks that record a run, in the order in which they see the logs."""
-    evaluator = None
-    if options.measures:
-        evaluator = CamEvaluator(
-            collection,
-            options.val_split,
-            limit=options.val_images,
-            threshold=options.background_threshold,
-            cam="cam" if options.model == "classifier" else "refined_cam",
-        )
+    evaluator = make_evaluator(options, collection)
     return [
         *([callbacks.Validation(evaluator)] if evaluator else []),
         callbacks.HistoryFile(run.history),
@@ -181,7 +199,7 @@ def save(run, model, keeper, monitor, failure):
         run: `RunDirectory`.
         model: the trained model.
         keeper: `StateKeeper`.
-        monitor: `LearningMonitor`, or None where no tags are learned.
+        monitor: `LearningMonitor`, or None of models of pairs of pixels.
         failure: why the run was stopped early, or None.
     """
     plain = type(model).from_config(model.get_config())

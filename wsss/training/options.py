@@ -27,6 +27,11 @@ class TrainingOptions(cli.Options):
         "folder or gs:// path of shards written by wsss.prepare, or a TFDS name; default: drawn scenes",
         group="data and run directory",
     )
+    masks: str = cli.option(
+        "",
+        "folder of label maps to learn from, joined with the images by id: the output of pseudo_labels, or "
+        "ID.png files; of affinity, irn and deeplab (default: the masks of --data)",
+    )
     split: str = cli.option("train", "split to train on")
     val_split: str = cli.option("val", "split to evaluate on after each epoch, or none")
     val_images: int = cli.option(200, "most images to evaluate on; 0 = all", kind=cli.non_negative_int)
@@ -46,10 +51,16 @@ class TrainingOptions(cli.Options):
     model: str = cli.option(
         "seam",
         "model to train; classifier: the same network on the classification loss alone; affinity, or irn "
-        "for class boundaries: for the random walk, on the masks of --data, such as wsss's pseudo labels "
-        "with --write affinity_labels",
-        choices=("seam", "pixel2prototype", "classifier", "affinity", "irn"),
+        "for class boundaries: for the random walk, on masks, such as wsss's pseudo labels with --write "
+        "affinity_labels; deeplab: the segmentation network that learns from pseudo labels",
+        choices=("seam", "pixel2prototype", "classifier", "affinity", "irn", "deeplab"),
         group="network",
+    )
+    head: str = cli.option(
+        "deeplabv3plus",
+        "of deeplab, what lies on the backbone: pyramid and decoder of DeepLabV3+, large field of view of "
+        "DeepLab v1, or sum of classifiers of DeepLab v2",
+        choices=("deeplabv3plus", "largefov", "deeplabv2"),
     )
     backbone: str = cli.option(
         "MobileNetV2",
@@ -74,7 +85,7 @@ class TrainingOptions(cli.Options):
         kind=cli.unit_interval,
     )
     freeze_batch_norm: bool = cli.option(True, "keep statistics, scale and offset of pretrained batch norms")
-    dropout: bool = cli.option(True, "use the dropout of backbones that have one")
+    dropout: bool = cli.option(True, "use the dropout of backbones and heads that have one")
     standardize_correlation: str = cli.option(
         "auto",
         "standardize the feature of the pixel correlation, against refined maps that spread; auto: with "
@@ -207,18 +218,29 @@ class TrainingOptions(cli.Options):
             raise UserError(
                 f"--long_side must be LOW,HIGH with 0 < LOW <= HIGH. Received: {cli.shown(limits)}."
             )
+        if self.masks and not self.learns_from_masks:
+            raise UserError(
+                f"--masks is for the models affinity, irn and deeplab; {self.model} learns from tags."
+            )
+        if self.masks and not self.data:
+            raise UserError("--masks needs --data, the images that the label maps belong to.")
         if self.strategy == "multi_worker" and not (self.output and self.data):
             raise UserError("--strategy multi_worker needs --data and --output that every worker can reach.")
 
     @property
     def measures(self):
-        """Whether the CAMs are evaluated after each epoch."""
+        """Whether the CAMs, or the segmentation, are evaluated after each epoch."""
         return self.val_split != "none" and not self.is_affinity_model
 
     @property
     def is_affinity_model(self):
         """Whether the model learns pairwise affinities from masks, and has no CAMs."""
         return self.model in ("affinity", "irn")
+
+    @property
+    def learns_from_masks(self):
+        """Whether the model learns from label maps in place of tags."""
+        return self.is_affinity_model or self.model == "deeplab"
 
 
 # For the drawn scenes of `wsss.data.synthetic`: a small network from scratch, a minute or two on two cores.
@@ -238,10 +260,28 @@ BUILT_IN = {
     "view_scale": 0.5,
     "background_threshold": 0.4,
 }
+# Where they differ from the others': what learns on collections of 100 photographs as well as on large ones.
+OF_MODEL = {
+    "deeplab": {
+        "optimizer": "adamw",
+        "learning_rate": 0.0001,
+        "new_layer_multiplier": 10.0,
+        "bias_multiplier": 1.0,
+        "weight_decay": 0.01,
+        "epochs": 20,
+    }
+}
+
+
+def default_values(preset_name, data, model):
+    """The options that are set before any flag: a preset's, the built-in collection's or the model's."""
+    if preset_name or not data:
+        return preset_values(preset_name or "built_in")
+    return OF_MODEL.get(model, {})
 
 
 def parse_options(argv=None):
-    """Options from a command line: defaults, then the preset's, then the flags that are given.
+    """Options from a command line: defaults, then the preset's or model's, then the flags that are given.
 
     Raises:
         UserError: a value is out of range.
@@ -249,9 +289,10 @@ def parse_options(argv=None):
     presets = cli.Parser(add_help=False)
     presets.add_argument("--preset", default="")
     presets.add_argument("--data", default="")
+    presets.add_argument("--model", default="")
     early, _ = presets.parse_known_args(argv)
     parser = make_parser()
-    parser.set_defaults(**preset_values(early.preset or ("" if early.data else "built_in")))
+    parser.set_defaults(**default_values(early.preset, early.data, early.model))
     values = vars(parser.parse_args(argv))
     del values["preset"]
     return TrainingOptions(**values)

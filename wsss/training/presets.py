@@ -41,11 +41,12 @@ class Preset:
         view_scale: relative size of the second view (`view="rescale"`).
         view_size: side of the second view in pixels, in place of `view_scale`.
         background_threshold: constant background score when masks are made.
+        head: of a segmentation network; None of other models.
         mixed_precision: number format; published numbers are those of float32.
         source: where the numbers stand.
     """
 
-    model: Literal["seam", "pixel2prototype", "affinity", "irn"]
+    model: Literal["seam", "pixel2prototype", "affinity", "irn", "deeplab"]
     backbone: str = "resnet38"
     output_stride: int = 8
     image_size: int = 448
@@ -69,6 +70,7 @@ class Preset:
     view_scale: float | None = 0.3
     view_size: int | None = None
     background_threshold: float = 0.26
+    head: str | None = None
     mixed_precision: Literal["none"] = "none"
     source: str = ""
 
@@ -121,6 +123,28 @@ _IRN = Preset(
     view_scale=None,
     source="Ahn, Cho & Kwak, CVPR 2019, and jiwoon-ahn/irn",
 )
+_DEEPLAB_V1 = Preset(
+    model="deeplab",
+    head="largefov",
+    batch_size=10,
+    epochs=19,  # about the 20,000 steps of the publication on its 10,582 images
+    learning_rate=0.001,
+    frozen_layers=(),
+    long_side=(250, 750),  # scales 0.5 to 1.5 of VOC's 500 pixels
+    jitter=(0.0, 0.0, 0.0, 0.0),
+    view=None,
+    view_scale=None,
+    source="Chen et al., ICLR 2015, on ResNet-38 as the segmentation network of SEAM",
+)
+_DEEPLAB_V2 = dataclasses.replace(
+    _DEEPLAB_V1,
+    head="deeplabv2",
+    backbone="torchvision_resnet101",
+    image_size=321,
+    learning_rate=2.5e-4,
+    dropout=False,
+    source="Chen et al., TPAMI 2018",
+)
 
 PRESETS = {
     "seam": _SEAM,
@@ -134,6 +158,8 @@ PRESETS = {
     ),
     "irn": _IRN,
     "irn_published": _published(_IRN),
+    "deeplabv1_resnet38": _DEEPLAB_V1,
+    "deeplabv2_resnet101": _DEEPLAB_V2,
 }
 
 

@@ -26,7 +26,7 @@ _OWNED = (
 )
 _NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence")
 # How runs of 0.1.0 were trained, whose config.json lacks the option; it knew no choice by device.
-_BEFORE = {"clip_norm": 0.0, "steps_per_execution": 0}
+_BEFORE = {"clip_norm": 0.0, "steps_per_execution": 0, "masks": "", "head": "deeplabv3plus"}
 _BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
 
 
@@ -37,7 +37,7 @@ class RunDirectory:
     Attributes:
         path: where the run is in the end.
         folder: where it is written until it is complete, or None for a run that is only read.
-        data: what identifies the data, for `config.json`: class names and a fingerprint of the shards.
+        data: what identifies the data, for `config.json`: class names, fingerprints of shards and label maps.
     """
 
     path: str
@@ -116,7 +116,7 @@ def open_run(options, collection=None):
         options.output,
         "run",
         owned=_OWNED,
-        inputs=(options.data, collection and collection.directory, options.backbone_weights),
+        inputs=(options.data, collection and collection.directory, options.masks, options.backbone_weights),
         overwrite=options.overwrite,
     )
     run = RunDirectory(options.output, folder, data)
@@ -151,13 +151,16 @@ def describe(options, settings, collection, model, strategy):
 
 
 def _data(options, collection):
-    """What tells the data of a run from others: class names, and the content of its shards."""
+    """What tells the data of a run from others: class names, and the content of shards and label maps."""
     if collection is None:
         return {}
     splits = [options.split]
     if options.val_split != options.split and options.val_split in collection.shard_lengths:
         splits.append(options.val_split)
-    return {"class_names": list(collection.class_names), "data_fingerprint": collection.fingerprint(*splits)}
+    found = {"class_names": list(collection.class_names), "data_fingerprint": collection.fingerprint(*splits)}
+    if collection.label_maps is not None:
+        found["masks_fingerprint"] = collection.label_maps.fingerprint()
+    return found
 
 
 def _numbered_run(options, data):
@@ -182,7 +185,8 @@ def _difference(config, options, data):
         if there != here and name == "class_names":
             return f"of other classes ({', '.join(map(str, there))} there, {', '.join(here)} here)"
         if there != here:
-            return f"on other data: what is at {options.data} has changed since"
+            path = options.masks if name == "masks_fingerprint" else options.data
+            return f"on other data: what is at {path} has changed since"
     recorded, wanted = _BEFORE | config.get("options", {}), _plain(options)
     if "device" not in config:
         wanted |= {name: recorded.get(name) for name, auto in _BY_DEVICE.items() if wanted[name] == auto}
