@@ -15,6 +15,7 @@ from wsss.inference.cam_scores import (
     merge_scales,
     normalize_scores,
     scaled_size,
+    view_agreement,
 )
 from wsss.ops.cam import background_score, min_max_normalize
 from wsss.ops.interpolation import interpolation_matrix, upsampling_matrix
@@ -186,3 +187,11 @@ def test_the_way_to_the_grid_of_the_walk_and_back_equals_the_published_one(case)
         recorded = case["cam_rw_up_rows"][:, :height, :width]
         assert_close(enlarged[case["rw_rows"]], recorded, rtol=1e-5)
         assert np.mean(enlarged.argmax(axis=0) == case["pred"]) >= 0.999
+
+
+def test_views_agree_by_overlap_over_union_of_their_positive_parts():
+    first = np.array([[[2.0, 0.0, -5.0]], [[0.0, 0.0, -1.0]], [[1.0, 0.0, 0.0]]])
+    second = np.array([[[8.0, 4.0, 0.0]], [[-3.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])
+    # of the first class (1, 0, 0) and (1, 0.5, 0); nothing in both views of the second; the third apart
+    np.testing.assert_allclose(view_agreement(first, second), [1 / 1.5, 1, 0])
+    np.testing.assert_allclose(view_agreement(first[None], second[None]), [[1 / 1.5, 1, 0]])

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.stand_in import stand_in_model
 from wsss.common.errors import UserError
 from wsss.inference import settings as settings_module
-from wsss.inference.cam_scores import merge_scales
+from wsss.inference.cam_scores import merge_scales, view_agreement
 from wsss.inference.predictor import CamPredictor
 from wsss.inference.settings import find_device
 from wsss.inference.tiling import executor
@@ -230,3 +230,20 @@ def test_a_model_without_class_activation_maps_is_refused():
     plain = keras.Sequential([keras.layers.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()])
     with pytest.raises(UserError, match="no `refined_cam`"):
         CamPredictor(plain)
+
+
+def test_agreement_is_that_of_the_mirrors_and_of_the_scales():
+    model, (image,) = stand_in_model(), photographs(1, (16, 24))
+    assert CamPredictor(model, scales=(1.0,), mirror=False).predict([image])[0].agreement is None
+    (prediction,) = CamPredictor(model, scales=(1.0,)).predict([image])
+    plain, mirrored = (
+        model.refined_cam.predict_on_batch(np.float32(image)[None, :, ::step] / 255)[0, :, ::step]
+        for step in (1, -1)
+    )
+    expected = view_agreement(*(np.moveaxis(cam, -1, 0) for cam in (plain, mirrored)))
+    np.testing.assert_allclose(prediction.agreement, expected, atol=1e-5)
+    (both,) = CamPredictor(model, scales=(1.0, 2.0), mirror=False).predict([image])
+    assert both.agreement.shape == (3,)
+    assert np.all((both.agreement >= 0) & (both.agreement <= 1))
+    (same,) = CamPredictor(model, scales=(1.0, 1.0), mirror=False).predict([image])
+    np.testing.assert_allclose(same.agreement, 1, atol=1e-5)

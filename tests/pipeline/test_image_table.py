@@ -9,8 +9,11 @@ from tests.pseudo_label_cases import CLASS_NAMES, corrupt, label, tree, write_co
 from wsss.common import io
 from wsss.data.images import decode_mask
 from wsss.pipeline.image_table import LISTED, write_table
-from wsss.pipeline.output import Layout
+from wsss.pipeline.output import LabelSettings, Layout
 from wsss.pipeline.stages.describe import ImageRow
+from wsss.pipeline.stages.manifest import Manifest
+from wsss.pipeline.stages.score import Tally
+from wsss.pipeline.summary import write_results
 from wsss.predict import main as predict
 
 
@@ -78,3 +81,51 @@ def test_of_many_empty_images_the_first_are_listed(tmp_path):
     statistics = write_table(layout, ["one"], ("cup",))
     assert statistics.flags["empty"] == LISTED + 5
     assert statistics.empty == [f"{index:03d}" for index in range(LISTED)]
+
+
+def results_of(folder, rows, refine=("walk", "crf")):
+    """The result of a job of one shard whose images have these rows, and its `summary.json`."""
+    layout = Layout(str(folder))
+    manifest = Manifest("one", "source", Tally(images=len(rows)))
+    value = {**manifest.to_json(), "rows": [row.to_json() for row in rows]}
+    io.write_json(layout.manifest("one"), value)
+    options = {"image_labels": "truth", "output_format": "png", "refine": list(refine)}
+    settings = LabelSettings(options, "hash", ("cup",))
+    return write_results(layout, [manifest], settings, name="data"), io.read_json(layout.path("summary.json"))
+
+
+def refined_rows(collapsed, lost, count=20):
+    for index in range(count):
+        flags = ("collapsed",) * (index < collapsed) + ("class_lost",) * (index < lost)
+        yield ImageRow(f"{index:02d}", flags=flags, changed=0.5, entropy=(1.0, 0.25))
+    yield ImageRow("no class", flags=("no_class",), changed=0.0, entropy=(0.0, 0.0))
+
+
+def test_masks_that_collapse_are_a_warning_everywhere(tmp_path):
+    result, summary = results_of(tmp_path, [*refined_rows(collapsed=6, lost=0)])
+    (warning,) = [text for text in result.warnings if "refinement" in text]
+    assert warning.startswith("The refinement walk,crf harms the masks: 6 of 20 hold one single value")
+    assert warning in summary["warnings"]
+    assert warning in (tmp_path / "report.html").read_text()
+    assert ", 6 collapsed by the refinement" in result.line
+    assert summary["refinement"] == {
+        "images": 20,
+        "mean_changed": 0.5,
+        "mean_entropy_before": 1.0,
+        "mean_entropy": 0.25,
+        "collapsed": 6,
+        "class_lost": 0,
+    }
+
+
+@pytest.mark.parametrize(("collapsed", "lost", "warned"), [(1, 0, False), (0, 4, False), (0, 5, True)])
+def test_a_few_masks_that_change_much_are_no_warning(tmp_path, collapsed, lost, warned):
+    result, _ = results_of(tmp_path, [*refined_rows(collapsed, lost)])
+    assert any("lost a class" in text for text in result.warnings) == warned
+    assert any("single value" in text for text in result.warnings) is False
+
+
+def test_without_refinement_nothing_is_said_about_one(tmp_path):
+    result, summary = results_of(tmp_path, [ImageRow("a", fractions=((0, 1.0),))], refine=())
+    assert summary["refinement"] is None
+    assert "collapsed" not in result.line

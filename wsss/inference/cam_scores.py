@@ -47,6 +47,26 @@ def merge_scales(
     return np.concatenate(rows, axis=2) @ np.concatenate(columns, axis=1).T
 
 
+def view_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """How alike the CAMs of two views of an image are: the overlap of their positive parts over the union.
+
+    Each map is divided by its maximum first. The overlap is the sum of the smaller of both values, the union
+    that of the larger (soft Jaccard index); views that agree that there is nothing give 1.
+
+    Args:
+        first: float array `(…, classes, height, width)`.
+        second: of the same shape, of another view, on the same grid.
+
+    Returns:
+        float32 array `(…, classes)`, in [0, 1].
+    """
+    maps = [np.maximum(cam, 0, dtype=np.float32) for cam in (first, second)]
+    maps = [cam / np.maximum(cam.max(axis=(-2, -1), keepdims=True), np.float32(1e-5)) for cam in maps]
+    overlap = np.minimum(*maps).sum(axis=(-2, -1))
+    union = np.maximum(*maps).sum(axis=(-2, -1))
+    return np.divide(overlap, union, out=np.ones_like(union), where=union > 0)
+
+
 def normalize_scores(summed: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
     """Scores in [0, 1] from summed CAMs: the positive part, min-max normalized for each class.
 

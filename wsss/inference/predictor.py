@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from wsss.common.errors import UserError
-from wsss.inference.cam_scores import scaled_size
+from wsss.inference.cam_scores import scaled_size, view_agreement
 from wsss.inference.settings import InferenceSettings, choose_settings
+from wsss.ops.interpolation import interpolation_matrix
 
 CAMS = ("refined_cam", "cam", "probabilities")
 
@@ -26,11 +27,14 @@ class Prediction(NamedTuple):
             the flipped-back CAM of its mirror. Probabilities have the background before the classes.
         scaled_sizes: `(height, width)` of the image at each scale, as the network saw it.
         scores: float32 `(classes,)`, the classifier's scores, mean over all scales and mirrors.
+        agreement: float32 `(classes,)` in [0, 1], how alike the CAMs of the views are, mean over the pairs of
+            an image and its mirror and of the first scale and each other; None of a single view.
     """
 
     cams: tuple[np.ndarray, ...]
     scaled_sizes: tuple[tuple[int, int], ...]
     scores: np.ndarray
+    agreement: np.ndarray | None = None
 
 
 class CamPredictor:
@@ -169,10 +173,17 @@ class CamPredictor:
 
         scales = range(len(scaled_sizes))
         parts = [[outputs[key] for key in sorted(outputs) if key[0] == scale] for scale in scales]
-        cams = [np.concatenate([cam for cam, _ in part]) for part in parts]
-        scores = np.mean([np.concatenate([score for _, score in part]) for part in parts], axis=0)
+        cams = [np.concatenate([output.cams for output in part]) for part in parts]
+        scores = np.mean([np.concatenate([output.scores for output in part]) for part in parts], axis=0)
+        pairs = (
+            [np.concatenate([output.agreement for output in part]) for part in parts] if self._mirror else []
+        )
+        pairs += [view_agreement(cams[0], _on_grid(each, cams[0].shape[-2:])) for each in cams[1:]]
+        agreement = np.mean(pairs, axis=0) if pairs else [None] * len(images)
         return [
-            Prediction(tuple(cams[scale][index] for scale in scales), scaled_sizes, scores[index])
+            Prediction(
+                tuple(cams[scale][index] for scale in scales), scaled_sizes, scores[index], agreement[index]
+            )
             for index in range(len(images))
         ]
 
@@ -202,11 +213,14 @@ class CamPredictor:
         if call.views == len(views):
             views = [np.concatenate(views)]
         cams, scores = zip(*map(self._run, views))
-        cams, scores = (np.concatenate(x) for x in (cams, scores))
+        cams, scores = np.moveaxis(np.concatenate(cams), -1, 1), np.concatenate(scores)
+        agreement = None
         if self._mirror:
             (cams, mirrored), scores = np.split(cams, 2), np.mean(np.split(scores, 2), axis=0)
-            cams = cams + mirrored[:, :, ::-1]
-        return (call.scale, call.start), (np.ascontiguousarray(np.moveaxis(cams, -1, 1)), scores)
+            mirrored = mirrored[..., ::-1]
+            agreement = view_agreement(cams, mirrored)
+            cams = cams + mirrored
+        return (call.scale, call.start), _Output(np.ascontiguousarray(cams), scores, agreement)
 
     def _run(self, images):
         """`(cams, scores)` of a batch, tiled where its activation maps would exceed the bound."""
@@ -237,6 +251,23 @@ class _Call(NamedTuple):
     @property
     def pixels(self):
         return self.views * len(self.images) * self.size[0] * self.size[1]
+
+
+class _Output(NamedTuple):
+    """What a call gives for each of its images."""
+
+    cams: np.ndarray  # (images, classes, h, w)
+    scores: np.ndarray  # (images, classes)
+    agreement: np.ndarray | None  # (images, classes), of an image and its mirror
+
+
+def _on_grid(cams, size):
+    """CAMs `(…, h, w)` interpolated to another size."""
+    rows, columns = (
+        interpolation_matrix(side, own).astype(np.float32)
+        for side, own in zip(size, cams.shape[-2:], strict=True)
+    )
+    return rows @ cams @ columns.T
 
 
 def _joint_network(model, cam):

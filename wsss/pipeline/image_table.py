@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from wsss.common import io
 from wsss.common.constants import IGNORE
@@ -24,6 +25,9 @@ _COLUMNS = (
     "threshold",
     "foreground_fraction",
     "components",
+    "changed",
+    "entropy_before",
+    "entropy",
     "flags",
 )
 
@@ -35,16 +39,40 @@ class TableStatistics:
     Attributes:
         flags: number of images by the name of a flag.
         empty: ids of the first images that were left empty, `LISTED` at most.
+        refined: number of images that have a class and were refined.
+        changed: sum over those of the fraction of pixels that got another label.
+        entropy: sums over those of the entropy of the labels in bits, before and after.
     """
 
     flags: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
+    refined: int = 0
+    changed: float = 0.0
+    entropy: tuple[float, float] = (0.0, 0.0)
 
     def add(self, row: ImageRow) -> None:
         """Counts one image."""
         self.flags.update(row.flags)
         if "empty" in row.flags and len(self.empty) < LISTED:
             self.empty.append(row.image_id)
+        if row.changed is not None and "no_class" not in row.flags:
+            before, after = row.entropy
+            self.refined += 1
+            self.changed += row.changed
+            self.entropy = (self.entropy[0] + before, self.entropy[1] + after)
+
+    def refinement(self) -> dict[str, Any] | None:
+        """What the refinement did to the masks, for `summary.json`; None without one."""
+        if not self.refined:
+            return None
+        return {
+            "images": self.refined,
+            "mean_changed": round(self.changed / self.refined, 6),
+            "mean_entropy_before": round(self.entropy[0] / self.refined, 6),
+            "mean_entropy": round(self.entropy[1] / self.refined, 6),
+            "collapsed": self.flags["collapsed"],
+            "class_lost": self.flags["class_lost"],
+        }
 
 
 def write_table(layout: Layout, shards: Iterable[str], class_names: Sequence[str]) -> TableStatistics:
@@ -85,6 +113,8 @@ def _cells(row: ImageRow, class_names: Sequence[str]) -> Iterator[object]:
     yield row.threshold
     yield row.foreground if has_mask else None
     yield row.components
+    yield row.changed
+    yield from row.entropy or (None, None)
     yield ";".join(row.flags)
     fractions = dict(row.fractions)
     fractions.pop(IGNORE, None)

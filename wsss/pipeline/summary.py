@@ -20,6 +20,8 @@ from wsss.pipeline.stages.score import Tally
 
 # A classifier that has learned scores the classes of an image higher than the others, by at least so much.
 _LEARNED = 0.05
+# Fractions of the refined images beyond which a refinement is reported to harm, and the least number for it.
+_MOST_COLLAPSED, _MOST_LOST, _LEAST_WARNED = 0.05, 0.2, 2
 _CHOSEN = {"auto": "from images alone", "calibrated": "from the images that the model was trained on"}
 
 
@@ -75,7 +77,10 @@ def write_results(
     _write_errors(layout.path("errors.jsonl"), tally)
     shards = [manifest.shard for manifest in manifests]
     table = write_table(layout, shards, settings.class_names)
-    warnings = tuple(_warnings(tally, settings.options["image_labels"]))
+    warnings = (
+        *_warnings(tally, settings.options["image_labels"]),
+        *_warnings_of_refinement(table, settings.options["refine"]),
+    )
     summary = {
         **settings.to_json(),
         "background_threshold": threshold,
@@ -94,6 +99,7 @@ def write_results(
         },
         "flags": {flag: table.flags[flag] for flag in FLAGS},
         "empty_images": table.empty,
+        "refinement": table.refinement(),
         "warnings": list(warnings),
     }
     io.write_json(layout.path("summary.json"), summary)
@@ -139,6 +145,8 @@ def _line(tally: Tally, table: TableStatistics, miou: float | None, options: dic
     line = f"{tally.images} images labeled, {len(tally.failures)} failed"
     if table.flags["empty"]:
         line += f", {table.flags['empty']} left empty"
+    if table.flags["collapsed"]:
+        line += f", {table.flags['collapsed']} collapsed by the refinement"
     if miou is None:
         return line
     return f"{line}; mIoU {100 * miou:.1f} % on {options['split']}, image labels: {options['image_labels']}"
@@ -216,6 +224,19 @@ def _warnings(tally: Tally, image_labels: str) -> Iterator[str]:
             else "no class reaches --label_threshold in any image; has the classifier learned?"
         )
         yield f"All masks are background: {found}."
+
+
+def _warnings_of_refinement(table: TableStatistics, stages: Sequence[str]) -> Iterator[str]:
+    for flag, most, what in (
+        ("collapsed", _MOST_COLLAPSED, "hold one single value, and held several before it"),
+        ("class_lost", _MOST_LOST, "lost a class to it"),
+    ):
+        count = table.flags[flag]
+        if table.refined and count >= _LEAST_WARNED and count / table.refined > most:
+            yield (
+                f"The refinement {','.join(stages)} harms the masks: {count} of {table.refined} {what}. "
+                "Label without it, with `--refine none`, and compare."
+            )
 
 
 def _write_metadata(root: str, manifests: Iterable[Manifest], name: str, settings: LabelSettings) -> None:

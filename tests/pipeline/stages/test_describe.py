@@ -63,6 +63,37 @@ def test_what_is_suspicious_is_flagged(values, class_ids, settings, flags):
     assert set(flags) <= set(FLAGS)
 
 
+def refined(before, after, class_ids=(0, 2)):
+    """The row of an image whose mask a refinement changed."""
+    record = make_records(3)[2]
+    object.__setattr__(record, "labels", class_ids)
+    before, after = (np.array(values, np.uint8).reshape(2, 2) for values in (before, after))
+    scores, classifier_scores = np.zeros((len(class_ids), 2, 2), np.float32), np.zeros(3, np.float32)
+    image = ScoredImage(InputImage("shard", record, False), class_ids, scores, classifier_scores)
+    return describe_image(image._replace(mask=after, unrefined=before), GIVEN)
+
+
+def test_what_a_refinement_changed_is_measured():
+    row = refined([0, 0, 1, 3], [0, 0, 0, 3])
+    assert row.changed == 0.25
+    assert row.entropy == (1.5, pytest.approx(0.8113, abs=1e-4))
+    assert row.flags == ("class_missing", "class_lost")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "flags"),
+    [
+        ([0, 0, 1, 3], [0, 0, 0, 0], ("empty", "collapsed", "class_lost")),
+        ([0, 0, 1, 1], [1, 1, 1, 1], ("single_value", "class_missing", "collapsed")),
+        ([1, 1, 1, 1], [1, 1, 1, 1], ("single_value", "class_missing")),  # nothing was there to collapse
+    ],
+)
+def test_a_refinement_that_flattens_a_mask_is_flagged(before, after, flags):
+    row = refined(before, after)
+    assert row.flags == flags
+    assert row.entropy[1] == 0
+
+
 def test_regions_are_counted_by_class_and_specks_are_not():
     mask = np.zeros((50, 50), np.uint8)
     mask[5:15, 5:15] = 1

@@ -17,6 +17,8 @@ FLAGS = {
     "empty": "no pixel of a class, though one is tagged, or the classes are predicted",
     "single_value": "every pixel has the same class; there is no background",
     "class_missing": "a class of the image has no pixel, though another has",
+    "collapsed": "the refinement left one value in the whole mask, where there were several before",
+    "class_lost": "the refinement removed all pixels of a class",
 }
 _LEAST_COMPONENT = 0.001  # of the pixels of an image; smaller regions are noise
 
@@ -35,6 +37,8 @@ class ImageRow:
         fractions: fraction of the pixels by mask value, 255 included; values that do not occur are left out.
         components: connected regions of one class that cover 0.1 % of the image at least.
         flags: names in `FLAGS`.
+        changed: fraction of the pixels that the refinement gave another label; None without one.
+        entropy: of the mask's labels in bits, before and after the refinement; empty without one.
     """
 
     image_id: str
@@ -46,6 +50,8 @@ class ImageRow:
     fractions: tuple[tuple[int, float], ...] = ()
     components: int | None = None
     flags: tuple[str, ...] = ()
+    changed: float | None = None
+    entropy: tuple[float, ...] = ()
 
     @property
     def foreground(self) -> float:
@@ -79,6 +85,8 @@ class ImageRow:
             fractions=fractions,
             components=fields.get("components", int, None),
             flags=fields.texts("flags", ()),
+            changed=fields.get("changed", float, None),
+            entropy=fields.numbers("entropy", ()),
         )
 
 
@@ -110,6 +118,12 @@ def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
     predicted = tuple(np.flatnonzero(scores >= settings.label_threshold).tolist())
     pixels = np.bincount(mask.ravel(), minlength=256)
     found = np.flatnonzero(pixels).tolist()
+    flags = [*_flags(scored.class_ids, found, settings.predicted)]
+    changed, entropy = None, ()
+    if scored.unrefined is not None:
+        flags += _flags_of_refinement(scored.unrefined, mask)
+        changed = round(float(np.mean(scored.unrefined != mask)), 6)
+        entropy = _rounded([label_entropy(scored.unrefined), label_entropy(mask)])
     return ImageRow(
         scored.input.record.image_id,
         tags,
@@ -119,7 +133,9 @@ def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
         None if settings.threshold is None else round(float(settings.threshold), 4),
         tuple((value, round(int(pixels[value]) / mask.size, 6)) for value in found),
         count_components(mask),
-        tuple(_flags(scored.class_ids, found, settings.predicted)),
+        tuple(flags),
+        changed,
+        entropy,
     )
 
 
@@ -148,6 +164,22 @@ def _flags(class_ids, found, predicted):
         yield "single_value"
     if classes and not classes.issuperset(class_ids):
         yield "class_missing"
+
+
+def label_entropy(mask: np.ndarray) -> float:
+    """Entropy of the labels of a mask's pixels, in bits: 0 where all are alike."""
+    counts = np.bincount(mask.ravel())
+    probabilities = counts[counts > 0] / mask.size
+    return max(0.0, float(-(probabilities * np.log2(probabilities)).sum()))
+
+
+def _flags_of_refinement(before, after):
+    """Names of what is suspicious about a mask, against that without refinement."""
+    labels, kept = set(np.unique(before).tolist()), set(np.unique(after).tolist())
+    if len(kept) == 1 < len(labels):
+        yield "collapsed"
+    if labels - kept - {0, IGNORE}:
+        yield "class_lost"
 
 
 def _rounded(values):

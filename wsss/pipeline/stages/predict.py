@@ -25,6 +25,8 @@ class ImageCams(NamedTuple):
         cams: one float32 `(len(class_ids), h, w)` a scale, at feature resolution.
         scaled_sizes: `(height, width)` of the image at each scale.
         classifier_scores: float32 `(classes,)`.
+        agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are, see `Prediction`;
+            None for a single view.
     """
 
     input: InputImage
@@ -32,6 +34,7 @@ class ImageCams(NamedTuple):
     cams: tuple[np.ndarray, ...]
     scaled_sizes: tuple[tuple[int, int], ...]
     classifier_scores: np.ndarray
+    agreement: np.ndarray | None = None
 
 
 class CamModelHandler(ModelHandler):
@@ -164,7 +167,10 @@ class _KeepPresent(beam.DoFn):
                 int(index) for index in np.flatnonzero(prediction.scores >= self._label_threshold)
             )
         cams = tuple(np.ascontiguousarray(cam[list(class_ids)]) for cam in prediction.cams)
-        yield ImageCams(image, class_ids, cams, prediction.scaled_sizes, prediction.scores)
+        agreement = prediction.agreement
+        if agreement is not None:
+            agreement = agreement[list(class_ids)]
+        yield ImageCams(image, class_ids, cams, prediction.scaled_sizes, prediction.scores, agreement)
 
 
 def _predict_group(batch, images, predictor):

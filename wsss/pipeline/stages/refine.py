@@ -36,6 +36,8 @@ class ScoredImage(NamedTuple):
         refined: float32 `(1 + len(class_ids), height, width)`, background first, or None before a stage that
             refines background and classes together.
         mask: uint8 `(height, width)`, or None before there is one.
+        agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are, or None where not known.
+        unrefined: uint8 `(height, width)`, the mask without any refinement, or None where none was asked for.
     """
 
     input: InputImage
@@ -44,6 +46,8 @@ class ScoredImage(NamedTuple):
     classifier_scores: np.ndarray
     refined: np.ndarray | None = None
     mask: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+    unrefined: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class RefinementSettings:
 def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
     """The PTransforms from `ImageCams` to `ScoredImage`s with a mask, to be applied one after the other."""
     background, preset = settings.background, settings.crf_preset
-    stages: list[beam.PTransform] = [MergeScales()]
+    refines = bool(settings.stages) and settings.write == "masks"
+    stages: list[beam.PTransform] = [MergeScales(background if refines else None)]
     if "pamr" in settings.stages:
         stages.append(RefinePAMR())
     if "walk" in settings.stages:
@@ -109,10 +114,18 @@ def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
 
 
 class MergeScales(beam.PTransform):
-    """`ImageCams` to `ScoredImage`s: CAMs of all scales summed at the size of the image and normalized."""
+    """`ImageCams` to `ScoredImage`s: CAMs of all scales summed at the size of the image and normalized.
+
+    Args:
+        background: the `Background` of the mask that refined ones are compared with; None keeps no such mask.
+    """
+
+    def __init__(self, background=None):
+        super().__init__()
+        self._background = background
 
     def expand(self, image_cams):
-        return image_cams | with_dead_letter("refine", _merge_scales)
+        return image_cams | with_dead_letter("refine", _merge_scales, self._background)
 
 
 class LabelPixels(beam.PTransform):
@@ -223,10 +236,11 @@ class LabelIRN(beam.PTransform):
         return scored | with_dead_letter("refine", _label_irn, self._preset)
 
 
-def _merge_scales(cams):
+def _merge_scales(cams, background):
     size = (cams.input.record.height, cams.input.record.width)
     scores = normalize_scores(merge_scales(cams.cams, cams.scaled_sizes, size))
-    return ScoredImage(cams.input, cams.class_ids, scores, cams.classifier_scores)
+    scored = ScoredImage(cams.input, cams.class_ids, scores, cams.classifier_scores, agreement=cams.agreement)
+    return scored if background is None else scored._replace(unrefined=_label_pixels(scored, background).mask)
 
 
 def _label_pixels(scored, background):
