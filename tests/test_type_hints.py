@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wsss"
-ANNOTATED = ("layers", "ops")
+ANNOTATED = ("backbones", "data", "layers", "models", "ops", "weights")
 # Overridden methods of Keras, whose types are Keras's: `build`, `call`, … of layers and models.
 OF_KERAS = {
     *("build", "call", "compute_loss", "compute_metrics", "compute_output_shape", "compute_output_spec"),

@@ -156,7 +156,7 @@ def _without_head(model):
     feature = tensor if len(tensor.shape) == 4 else None
     while True:  # backwards along the single chain of layers at the end
         operation = compat.producer(tensor)
-        inputs = keras.tree.flatten(operation.input) if not isinstance(operation, layers.InputLayer) else ()
+        inputs = [] if isinstance(operation, layers.InputLayer) else keras.tree.flatten(operation.input)
         if len(inputs) != 1:
             break
         if isinstance(operation, _GLOBAL_LAYERS) and len(inputs[0].shape) == 4:
@@ -181,7 +181,8 @@ def _own_normalization(model):
     found = False
     for layer in model.layers:
         if isinstance(layer, (layers.Rescaling, layers.Normalization)):
-            zero, one, found = *(np.asarray(keras.ops.convert_to_numpy(layer(x))) for x in (zero, one)), True
+            zero, one = (np.asarray(keras.ops.convert_to_numpy(layer(x))) for x in (zero, one))
+            found = True
         elif not isinstance(layer, layers.InputLayer):
             break
     return (np.ravel(one - zero), np.ravel(zero)) if found else None
@@ -197,8 +198,8 @@ def _expected_by_first_layers(model):
 
 def _zero_color(model, mode):
     """The color in [0, 1] that is 0 after all normalization."""
-    scale, offset, blue_first = _NORMALIZATION[mode]
-    scale, offset = np.array(scale), np.array(offset)
+    of_mode, offset_of_mode, blue_first = _NORMALIZATION[mode]
+    scale, offset = np.array(of_mode), np.array(offset_of_mode)
     own = _own_normalization(model)
     if own is not None:
         slope, constant = own

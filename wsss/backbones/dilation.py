@@ -36,7 +36,14 @@ class DilatedPooling2D(keras.layers.Layer):
         padding: `((top, bottom), (left, right))`, positions added around the image.
     """
 
-    def __init__(self, mode, pool_size, dilation_rate=1, padding=NO_PADDING, **kwargs):
+    def __init__(
+        self,
+        mode: str,
+        pool_size: tuple[int, int],
+        dilation_rate: int = 1,
+        padding: tuple[tuple[int, int], tuple[int, int]] = NO_PADDING,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if mode not in ("max", "average"):
             raise ValueError(f'`mode` must be "max" or "average". Received: {mode!r}.')

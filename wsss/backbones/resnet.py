@@ -5,6 +5,8 @@ Source: He et al., CVPR 2016, in torchvision's variant with the stride in the 3x
 not fit there. Layers bear the names of the published state dicts, `-` for `.`.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -17,7 +19,14 @@ EPSILON = 1e-5  # of every batch normalization
 
 
 def resnet(
-    image=None, *, depth=50, output_stride=16, dilate=True, prefix="", normalize=True, width=1.0
+    image: Any = None,
+    *,
+    depth: int = 50,
+    output_stride: int = 16,
+    dilate: bool = True,
+    prefix: str = "",
+    normalize: bool = True,
+    width: float = 1.0,
 ) -> tuple:
     """ResNet-50 or -101 as a functional Keras graph.
 

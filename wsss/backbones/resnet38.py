@@ -5,7 +5,7 @@ code of AffinityNet (jiwoon-ahn/psa). The layers bear the names of the published
 `.` (`b4_1-conv_branch2a`; Keras on PyTorch allows no dot), so that weights find their place by name.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
@@ -62,7 +62,9 @@ _BASIC_BLOCKS = (
 )
 
 
-def resnet38(image=None, *, width=1.0, dropout=True, normalize=True) -> ResNet38Features:
+def resnet38(
+    image: Any = None, *, width: float = 1.0, dropout: bool = True, normalize: bool = True
+) -> ResNet38Features:
     """ResNet-38d as a functional Keras graph.
 
     Args:

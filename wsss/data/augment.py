@@ -10,8 +10,9 @@ operations nothing is rounded to 8 bits.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -75,7 +76,7 @@ class AugmentationParameters(NamedTuple):
     offsets: tf.Tensor
 
 
-def sample_augmentation(augmentation, image_size, seed):
+def sample_augmentation(augmentation: Augmentation, image_size: int, seed: Any) -> AugmentationParameters:
     """Samples augmentation parameters; the same seed gives the same ones, on every machine.
 
     Args:
@@ -103,7 +104,9 @@ def sample_augmentation(augmentation, image_size, seed):
     )
 
 
-def augment_image(image, parameters, image_size, pad_value):
+def augment_image(
+    image: tf.Tensor, parameters: AugmentationParameters, image_size: int, pad_value: Sequence[float]
+) -> tf.Tensor:
     """Applies sampled parameters to an image.
 
     Args:
@@ -123,7 +126,9 @@ def augment_image(image, parameters, image_size, pad_value):
     return place_crop(image, image_size, offsets, pad_value)
 
 
-def augment_mask(mask, image_shape, parameters, image_size):
+def augment_mask(
+    mask: tf.Tensor, image_shape: Any, parameters: AugmentationParameters, image_size: int
+) -> tf.Tensor:
     """Applies the sampled parameters of an image to its label map.
 
     Args:
@@ -143,20 +148,20 @@ def augment_mask(mask, image_shape, parameters, image_size):
     return tf.cast(mask[..., 0], tf.uint8)
 
 
-def resized_shape(height, width, long_side):
+def resized_shape(height: Any, width: Any, long_side: Any) -> tf.Tensor:
     """(height, width), int32, with the given long side; the other is rounded half to even, at least 1."""
     size = tf.cast(tf.stack([height, width]), tf.float64)
     scaled = tf.round(size * tf.cast(long_side, tf.float64) / tf.reduce_max(size))
     return tf.maximum(tf.cast(scaled, tf.int32), 1)
 
 
-def resize_long_side(image, long_side):
+def resize_long_side(image: tf.Tensor, long_side: Any) -> tf.Tensor:
     """Resizes an image, uint8 (height, width, 3), to a long side in pixels; see `resize_bicubic`."""
     size = tf.shape(image)
     return resize_bicubic(image, resized_shape(size[0], size[1], long_side))
 
 
-def resize_bicubic(image, shape):
+def resize_bicubic(image: tf.Tensor, shape: Any) -> tf.Tensor:
     """Resizes by the bicubic filter, antialiased, as Pillow does to within one grey level.
 
     Like Pillow along x first, then along y, rounding and clipping to 8 bits after each: at the borders of
@@ -181,7 +186,7 @@ def resize_bicubic(image, shape):
     return tf.ensure_shape(resize_first_axis(tf.transpose(wide, (1, 0, 2)), shape[0]), (None, None, 3))
 
 
-def jitter_colors(image, factors, order):
+def jitter_colors(image: tf.Tensor, factors: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
     """Changes brightness, contrast, saturation and hue, in a given order.
 
     Each of the first three mixes the image with another: black, its mean grey, itself in grey.
@@ -225,7 +230,7 @@ def jitter_colors(image, factors, order):
     return tf.reshape(image, shape)
 
 
-def crop_offset(length, crop, fraction):
+def crop_offset(length: Any, crop: int, fraction: Any) -> tf.Tensor:
     """Where a crop begins in an image along one axis, or a smaller image in the crop.
 
     Args:
@@ -239,7 +244,7 @@ def crop_offset(length, crop, fraction):
     return _integer(fraction, tf.abs(length - crop) + 1)
 
 
-def place_crop(image, crop, offsets, pad_value):
+def place_crop(image: tf.Tensor, crop: int, offsets: Any, pad_value: Sequence[float]) -> tf.Tensor:
     """Cuts a square out of an image; where the image is smaller it is placed on a canvas.
 
     Args:

@@ -30,7 +30,7 @@ class BadImage(ValueError):
         remedy: what to do about it.
     """
 
-    def __init__(self, reason, detail, remedy):
+    def __init__(self, reason: str, detail: str, remedy: str):
         super().__init__(f"{detail} {remedy}")
         self.reason, self.detail, self.remedy = reason, detail, remedy
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class LabelMaps:
         return fingerprint.combine((*ids, *fingerprint.of_files([self.paths[each] for each in ids])))
 
 
-def open_label_maps(directory: str, collection, split: str) -> LabelMaps:
+def open_label_maps(directory: str, collection: Any, split: str) -> LabelMaps:
     """The label maps in a folder that belong to a split of a collection.
 
     Args:

@@ -12,6 +12,8 @@ filled up with others.
 
 import logging
 import threading
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -22,10 +24,12 @@ from wsss.common.errors import UserError
 from wsss.data import images
 from wsss.data.augment import (
     AUGMENTATIONS,
+    Augmentation,
     augment_image,
     augment_mask,
     sample_augmentation,
 )
+from wsss.data.dataset import Collection
 from wsss.data.tfrecord import count_records, read_records
 
 _BUFFER = 8 << 20
@@ -34,7 +38,7 @@ _NO_PIXELS = np.zeros((0, 0), np.uint8)
 _logger = logging.getLogger(__name__)
 
 
-def steps_per_epoch(collection, split, batch_size):
+def steps_per_epoch(collection: Collection, split: str, batch_size: int) -> int:
     """Number of full global batches in a split.
 
     Raises:
@@ -51,23 +55,23 @@ def steps_per_epoch(collection, split, batch_size):
 
 
 def training_dataset(
-    collection,
-    split,
+    collection: Collection,
+    split: str,
     *,
-    batch_size,
-    image_size,
-    augmentation="published",
-    pad_value=_NEUTRAL,
-    seed=0,
-    first_epoch=0,
-    epochs=None,
-    cache=False,
-    shuffle_buffer=4096,
-    replicas=1,
-    shard_index=0,
-    shard_count=1,
-    targets="labels",
-):
+    batch_size: int,
+    image_size: int,
+    augmentation: Augmentation | str = "published",
+    pad_value: Sequence[float] = _NEUTRAL,
+    seed: int = 0,
+    first_epoch: int = 0,
+    epochs: int | None = None,
+    cache: bool = False,
+    shuffle_buffer: int = 4096,
+    replicas: int = 1,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    targets: Literal["labels", "masks"] = "labels",
+) -> tf.data.Dataset:
     """Batches of augmented images and their labels, epoch after epoch.
 
     Under `MirroredStrategy` hand the data set to `fit`, which cuts each batch into the replicas' parts. With

@@ -63,7 +63,7 @@ class AffinityNet(PairModel):
         sparse = SparseAffinity(self.radius, name="affinity")(self.network.output)
         return keras.Model(self.network.input, sparse, name="affinity")
 
-    def pair_terms(self, y_pred, labels):
+    def pair_terms(self, y_pred: Any, labels: Any) -> tuple[tuple, Any]:
         """A quarter of the background's and the foreground's loss each, and half of the differing pairs'."""
         pairs = pair_labels(labels, pair_offsets(self.radius))
         loss = affinity_loss(feature_affinity(y_pred, self.radius), pairs)
@@ -114,7 +114,7 @@ class SparseAffinity(layers.Layer):
         radius: int >= 2, positions.
     """
 
-    def __init__(self, radius=5, **kwargs):
+    def __init__(self, radius: int = 5, **kwargs):
         super().__init__(**kwargs)
         self.radius = int(radius)
 

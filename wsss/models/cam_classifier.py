@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -154,7 +155,7 @@ class CamClassifier(keras.Model):
         """The classification loss of `compile`."""
         return self.classification_loss(x, y, y_pred, sample_weight)
 
-    def classification_loss(self, x, y, y_pred, sample_weight=None):
+    def classification_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss of `compile`, from the logits where it has a form on these, and its metric.
 
         Args:
@@ -225,7 +226,7 @@ class CamClassifier(keras.Model):
         network = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects=custom_objects)
         return cls(network=network, **config)
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs) -> None:
         """Saves everything to `.keras`, or the network alone to a legacy `.h5` file.
 
         Args:
@@ -240,7 +241,7 @@ class CamClassifier(keras.Model):
             super().save(filepath, overwrite=overwrite, **kwargs)
 
     @classmethod
-    def load(cls, filepath, **config):
+    def load(cls, filepath: str | os.PathLike, **config) -> CamClassifier:
         """The saved model.
 
         Args:

@@ -69,6 +69,8 @@ class IRNet(PairModel):
         **kwargs,
     ):
         if network is None:
+            if backbone is None:
+                raise ValueError("IRNet needs a `backbone`, or the `network` that a saved one has.")
             network = relation_network(backbone.input, backbone.stages, backbone.output_stride, backbone.stem)
         super().__init__(network, radius, name=name, **kwargs)
 
@@ -79,7 +81,7 @@ class IRNet(PairModel):
         of_image, of_mirror = (self.network(x)["edge"] for x in (images, ops.flip(images, axis=2)))
         return keras.Model(images, merge_mirrored_edges(of_image, of_mirror), name="edge")
 
-    def pair_terms(self, y_pred, labels):
+    def pair_terms(self, y_pred: Any, labels: Any) -> tuple[tuple, Any]:
         """A quarter of both kinds of pairs alike, half of those that differ; half of each displacement."""
         offsets = path_offsets(self.radius)
         pairs = pair_labels(labels, offsets)
@@ -182,7 +184,7 @@ class MeanShift(layers.Layer):
         momentum: of the moving mean, in [0, 1].
     """
 
-    def __init__(self, momentum=0.9, **kwargs):
+    def __init__(self, momentum: float = 0.9, **kwargs):
         super().__init__(**kwargs)
         self.momentum = momentum
 
@@ -239,7 +241,8 @@ def _edge_branch(stages):
 
 def _displacement_branch(stages):
     references = {stride: _first_of_stride(stages, stride) for stride in (4, 8)}
-    fine, coarse = [], []
+    fine: list[Any] = []
+    coarse: list[Any] = []
     for stage in stages:
         to_stride = min(stage.stride, 8)
         branch = _branch(

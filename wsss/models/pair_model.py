@@ -1,5 +1,8 @@
 """Base of AffinityNet and IRN: training from pairs of pixels, with their targets and loss terms."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -22,7 +25,7 @@ class PairModel(keras.Model):
 
     LOSS_TERMS: tuple[str, ...] = ()
 
-    def __init__(self, network, radius, *, name, **kwargs):
+    def __init__(self, network: keras.Model, radius: int, *, name: str, **kwargs):
         super().__init__(name=name, **kwargs)
         pair_offsets(radius)  # raises for a radius without pairs
         self.network = network
@@ -34,7 +37,7 @@ class PairModel(keras.Model):
         """Outputs of the network."""
         return self.network(x, training=training)
 
-    def pair_terms(self, y_pred, labels):
+    def pair_terms(self, y_pred: Any, labels: Any) -> tuple[tuple, Any]:
         """The loss terms, in the order of `LOSS_TERMS`, and their weighted sum.
 
         Args:
@@ -90,13 +93,13 @@ def smallest_side(radius: int) -> int:
     return 2 * radius - 1
 
 
-def pair_fraction(mask):
+def pair_fraction(mask: Any) -> Any:
     """Number of pairs on this replica relative to the mean over replicas, 1 with a single replica."""
     count = ops.sum(mask) + EPSILON
     return count / mean_over_replicas(count)
 
 
-def sample_labels(labels, size):
+def sample_labels(labels: Any, size: Sequence[int]) -> Any:
     """Label maps at another size: the label at the center of each cell.
 
     Args:

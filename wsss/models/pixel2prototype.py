@@ -100,8 +100,8 @@ class Pixel2Prototype(SEAM):
         self.intra_contrast_coef = float(intra_contrast_coef)
         self.background_threshold = float(background_threshold)
         self.hard_prototype_range = tuple(float(bound) for bound in hard_prototype_range)
-        self.hard_pixel_range = tuple(float(bound) for bound in hard_pixel_range)
-        self.contrast_grid = tuple(int(side) for side in contrast_grid)
+        self.hard_pixel_range = (float(hard_pixel_range[0]), float(hard_pixel_range[1]))
+        self.contrast_grid = (int(contrast_grid[0]), int(contrast_grid[1]))
         self.contrast_variant = contrast_variant
 
     @property
@@ -150,7 +150,7 @@ class Pixel2Prototype(SEAM):
             repaired=self.contrast_variant == "repaired",
         )
 
-    def sampled_pixels(self):
+    def sampled_pixels(self) -> tuple[Any, Any]:
         """The pixels of both views in the random part of the intra-view term; None samples them anew."""
         return None, None
 

@@ -6,11 +6,13 @@ are the only place of model code that calls `tf.distribute`; under other backend
 they return what they are given.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def mean_over_replicas(x):
+def mean_over_replicas(x: Any) -> Any:
     """The mean of a tensor over all replicas; no gradient.
 
     Args:
@@ -25,7 +27,7 @@ def mean_over_replicas(x):
     return _sum(context, ops.stop_gradient(x)) / context.num_replicas_in_sync
 
 
-def gather_batch(x):
+def gather_batch(x: Any) -> Any:
     """The rows of all replicas, in the order of the global batch.
 
     A loss computed alike on every replica from gathered tensors, and averaged over the replicas as Keras

@@ -22,7 +22,7 @@ from wsss.ops.resize import resize_bilinear
 VIEWS = ("affine", "rescale")
 DEFAULT_VIEW = RescaledView(0.5)  # of `from_backbone`
 # Moderate transforms, which leave most of the image in view.
-AFFINE_DOMAINS = {
+AFFINE_DOMAINS: dict[str, Any] = {
     "vertical_flip": False,
     "rotate_domain": (-math.pi / 9, math.pi / 9),
     "rescale_scale_domain": (0.7, 1.3),
@@ -150,7 +150,7 @@ class SEAM(CamClassifier):
             "affine_translation": float(affine_translation),
         }
         self.view, self.view_scale = view, float(view_scale)
-        self.view_size = tuple(int(side) for side in view_size) if view_size else None
+        self.view_size = (int(view_size[0]), int(view_size[1])) if view_size else None
         self.max_correlation_positions = int(max_correlation_positions)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

@@ -78,10 +78,10 @@ def rescaled_view(images: Any, scale: float | None = None, size: tuple[int, int]
     Returns:
         `SecondView`; all resizing is bilinear with aligned corners.
     """
-    size = tuple(size) if size else tuple(_scaled(side, scale) for side in ops.shape(images)[1:3])
+    height, width = size or (_scaled(side, scale) for side in ops.shape(images)[1:3])
 
     def to_second(maps):
-        return resize_bilinear(maps, size, align_corners=True)
+        return resize_bilinear(maps, (height, width), align_corners=True)
 
     return SecondView(to_second(images), to_second, None)
 

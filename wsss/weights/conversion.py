@@ -4,6 +4,8 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from wsss.common import io
 from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
@@ -57,7 +59,7 @@ def convert_weights(source: str, destination: str, network: str = "auto") -> Con
     return Conversion(name, model.count_params(), tuple(unused))
 
 
-def read_published_tensors(path):
+def read_published_tensors(path: str) -> dict[str, np.ndarray]:
     """Name -> array of a published file, by its PyTorch names.
 
     Raises:

@@ -7,6 +7,7 @@ dict finds its place by name, in both directions.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,7 +38,7 @@ _PUBLISHED_VARIABLES = {  # the last part of our variable's path -> the last par
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
-def published_variables(model) -> dict:
+def published_variables(model: keras.Model) -> dict:
     """The variables of a model by their published names, in the order of the model's layers.
 
     Args:
@@ -46,7 +47,7 @@ def published_variables(model) -> dict:
     Returns:
         Name, e.g. `b4_1.conv_branch2a.weight` -> `keras.Variable`, in our layout.
     """
-    variables = {}
+    variables: dict[str, Any] = {}
     for layer in compat.flat_layers(model):
         published_layer = _PUBLISHED_LAYERS.get(layer.name, layer.name.replace("-", "."))
         for variable in compat.own_variables(layer):
@@ -56,7 +57,7 @@ def published_variables(model) -> dict:
     return variables
 
 
-def load_tensors(model, tensors: Mapping[str, np.ndarray]) -> list[str]:
+def load_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Fills a model with the tensors of a published state dict.
 
     Nothing is changed unless every variable of the model has its tensor.
@@ -87,7 +88,7 @@ def load_tensors(model, tensors: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name in tensors if name not in variables and not _ignored(name)]
 
 
-def published_tensors(model) -> dict[str, np.ndarray]:
+def published_tensors(model: keras.Model) -> dict[str, np.ndarray]:
     """The weights of a model as a published state dict: NumPy arrays in PyTorch's layout, by name."""
     tensors = {}
     for name, variable in published_variables(model).items():

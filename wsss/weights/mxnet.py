@@ -33,10 +33,10 @@ def read_parameters(stream: BinaryIO) -> dict[str, np.ndarray]:
         EOFError: the file is cut off.
     """
     reader = BinaryReader(stream)
-    reader.bytes(16)
+    reader.read(16)
     count = reader.unpack("Q")
     arrays = [_read_array(reader) for _ in range(count)]
-    names = [reader.bytes(reader.unpack("Q")).decode() for _ in range(reader.unpack("Q"))]
+    names = [reader.read(reader.unpack("Q")).decode() for _ in range(reader.unpack("Q"))]
     if len(names) != len(arrays):
         raise UserError(f"the file is damaged: {len(arrays)} arrays but {len(names)} names")
     return dict(zip(names, arrays))
@@ -84,9 +84,9 @@ def _read_array(reader):
     shape = tuple(reader.unpack("q" if version else "I") for _ in range(dimensions))
     if not shape:
         return np.zeros((), "<f4")
-    reader.bytes(8)  # device kind and number
+    reader.read(8)  # device kind and number
     kind = reader.unpack("i")
     if min(shape) < 0 or not 0 <= kind < len(_TYPES):
         raise UserError(f"the file is damaged: an array of shape {shape} and type {kind}")
-    data = reader.bytes(math.prod(shape) * np.dtype(_TYPES[kind]).itemsize)
+    data = reader.read(math.prod(shape) * np.dtype(_TYPES[kind]).itemsize)
     return np.frombuffer(data, _TYPES[kind]).reshape(shape)

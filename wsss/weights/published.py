@@ -35,7 +35,7 @@ class PublishedNetwork(NamedTuple):
     description: str
 
 
-def published_seam(classes=20, classification_activation="sigmoid", **options) -> SEAM:
+def published_seam(classes: int = 20, classification_activation: str = "sigmoid", **options) -> SEAM:
     """`resnet38_SEAM`: class maps, and their refinement by pixel correlation."""
     return SEAM.from_backbone(
         resnet38_backbone(**options),
@@ -46,7 +46,9 @@ def published_seam(classes=20, classification_activation="sigmoid", **options) -
     )
 
 
-def published_pixel2prototype(classes=20, classification_activation="sigmoid", **options) -> Pixel2Prototype:
+def published_pixel2prototype(
+    classes: int = 20, classification_activation: str = "sigmoid", **options
+) -> Pixel2Prototype:
     """`resnet38_contrast`: SEAM's network with a projection for the contrast."""
     backbone = resnet38_backbone(**options)
     projection = layers.Conv2D(128, 1, use_bias=False, activation="relu", name="projection")
@@ -113,12 +115,12 @@ NETWORKS = {
 }
 
 
-def build_network(name, classes=20, **options):
+def build_network(name: str, classes: int | None = 20, **options) -> keras.Model:
     """A published network with random weights.
 
     Args:
         name: a key of `NETWORKS`.
-        classes: foreground classes, of a network that has classes.
+        classes: foreground classes; not used for a network without classes.
         **options: of its backbone, such as `normalize` and `width`.
 
     Returns:
@@ -157,7 +159,7 @@ def identify(tensors: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def count_classes(name, tensors: Mapping[str, np.ndarray]) -> int | None:
+def count_classes(name: str, tensors: Mapping[str, np.ndarray]) -> int | None:
     """Foreground classes of a state dict of the network `name`; None where the network has no classes.
 
     Raises:

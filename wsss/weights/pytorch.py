@@ -12,7 +12,7 @@ import io
 import math
 import pickletools
 import zipfile
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -148,7 +148,7 @@ def _read_legacy(stream):
     for key in map(_checked_key, keys):
         if key not in item_sizes:
             raise UserError(f"the file is damaged: storage {key!r} belongs to no tensor")
-        data[key] = reader.bytes(reader.unpack("q") * item_sizes[key])
+        data[key] = reader.read(reader.unpack("q") * item_sizes[key])
 
     def load(storage):
         if len(data.get(storage.key, b"")) != storage.length * _item_size(storage):
@@ -181,7 +181,9 @@ def _item_size(storage):
 
 def _read_pickle(stream):
     """`(value, storages)` of a pickle that consists of plain data and tensors, which come as `_Tensor`."""
-    stack, memo, storages = [], {}, []
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    storages: list[Any] = []
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name

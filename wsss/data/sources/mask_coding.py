@@ -8,7 +8,7 @@ that colors and not numbers tell the classes. What is not certain is refused.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,9 @@ class _Mask(NamedTuple):
     colors: dict | None  # value (or running number) -> color
 
 
-def find_mask_coding(items, class_names, colors=None) -> tuple[MaskCoding, list[str]]:
+def find_mask_coding(
+    items: Any, class_names: Sequence[str], colors: Any = None
+) -> tuple[MaskCoding, list[str]]:
     """Finds out how the masks of a listed collection are coded.
 
     Args:
