@@ -6,7 +6,7 @@
 Baseline: 0 of each. A reader may refuse an input by the error that it documents (`UserError`, `BadImage`, or
 `ValueError`); any other exception is a traceback for the user. An input over 10 seconds is a hang. Every
 input follows from the seed and its number, so that one that fails can be run again. The exit code is 1 if any
-fails.
+fails, or if a reader refuses a valid file before any byte of it is changed: such a kind would test nothing.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +81,18 @@ class Outcome:
 
     inputs: int = 0
     refused: int = 0
+    valid_refused: int = 0
     hangs: int = 0
     memory: int = 0
     tracebacks: Counter = field(default_factory=Counter)
 
     @property
     def is_clean(self):
-        return not (self.hangs or self.memory or self.tracebacks)
+        return not (self.valid_refused or self.hangs or self.memory or self.tracebacks)
+
+    @property
+    def accepted(self):
+        return self.inputs - self.refused - self.hangs - self.memory - self.tracebacks.total()
 
 
 def mutate(seed: bytes, other: bytes, rng: random.Random, text: bool) -> bytes:
@@ -251,8 +256,8 @@ def output_readers(folder: Path) -> dict[str, Reader]:
     run = folder / "run"
     run.mkdir()
     (run / "model.keras").write_bytes(b"")
-    config = {"program": "wsss.train", "options": {"data": "d", "split": "train"}, "class_names": ["cat"]}
     options = TrainingOptions(output=str(run), overwrite=False)
+    config = {"program": "wsss.train", "options": asdict(options), "class_names": ["cat"]}
     checkpoint = folder / "state.npz"
     state.save(str(checkpoint), [np.ones((3, 2), np.float32), np.arange(4)], state.Progress(1, 2))
     return {
@@ -361,9 +366,22 @@ def run_input(reader: Reader, seed: int, number: int, outcome: Outcome) -> str |
     return None
 
 
+def count_valid_refused(reader: Reader, kind: str) -> int:
+    """How many of a kind's valid files its reader refuses or fails on; prints each."""
+    count = 0
+    for index, data in enumerate(reader.seeds):
+        try:
+            reader.read(data)
+        except Exception as error:
+            count += 1
+            print(f"--- {kind}: valid file {index} is refused: {error!r}", file=sys.stderr)
+    return count
+
+
 def run_kind(reader, kind, seed, start, inputs, seconds) -> Outcome:
     """Reads inputs of a kind until their number or the time is reached; prints the first of each fault."""
     outcome, shown, end = Outcome(), set(), time.monotonic() + seconds
+    outcome.valid_refused = count_valid_refused(reader, kind)
     for number in range(start, start + inputs):
         problem = run_input(reader, seed, number, outcome)
         last = problem and problem.strip().splitlines()[-1]
@@ -401,14 +419,16 @@ def main(argv=None):
         kinds = [options.kind] if options.kind else list(readers)
         seconds = 60 * options.minutes / len(kinds)
         print(f"seed {options.seed}")
-        print(f"{'kind':14s} {'inputs':>8s} {'refused':>8s} {'tracebacks':>10s} {'hangs':>6s} {'memory':>6s}")
+        print(f"{'kind':14s} {'inputs':>8s} {'accepted':>8s} {'refused':>8s} {'valid_refused':>13s} ", end="")
+        print(f"{'tracebacks':>10s} {'hangs':>6s} {'memory':>6s}")
         outcomes = []
         for kind in kinds:
             outcome = run_kind(readers[kind], kind, options.seed, options.start, options.inputs, seconds)
             outcomes.append(outcome)
             print(
-                f"{kind:14s} {outcome.inputs:8d} {outcome.refused:8d} {outcome.tracebacks.total():10d} "
-                f"{outcome.hangs:6d} {outcome.memory:6d}",
+                f"{kind:14s} {outcome.inputs:8d} {outcome.accepted:8d} {outcome.refused:8d} "
+                f"{outcome.valid_refused:13d} {outcome.tracebacks.total():10d} {outcome.hangs:6d} "
+                f"{outcome.memory:6d}",
                 flush=True,
             )
             for place, count in outcome.tracebacks.most_common(5):

@@ -15,12 +15,25 @@ def readers(tmp_path_factory):
 
 
 def test_the_files_that_are_mutated_are_valid(readers):
-    for kind in sorted(set(readers) - {"config"}):  # that is of a run of other options
-        for seed in readers[kind].seeds:
-            readers[kind].read(seed)
+    for kind, reader in readers.items():
+        for seed in reader.seeds:
+            reader.read(seed)
+        assert fuzz.count_valid_refused(reader, kind) == 0
 
 
-@pytest.mark.parametrize("kind", ["image", "mask", "table", "coco", "record", "scores", "pth", "params"])
+def test_a_reader_that_refuses_a_valid_file_makes_the_fuzz_fail(capsys):
+    def refuse(data):
+        raise fuzz.UserError("never")
+
+    outcome = fuzz.run_kind(fuzz.Reader([b"x"], refuse), "closed", seed=0, start=0, inputs=5, seconds=60)
+    assert (outcome.accepted, outcome.refused, outcome.valid_refused) == (0, 5, 1)
+    assert not outcome.is_clean
+    assert "closed: valid file 0 is refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind", ["image", "mask", "table", "coco", "record", "config", "scores", "pth", "params"]
+)
 def test_a_hundred_mutations_of_each_kind_are_read_or_refused(readers, kind):
     outcome = fuzz.run_kind(readers[kind], kind, seed=11, start=0, inputs=100, seconds=60)
     assert outcome.is_clean, outcome
