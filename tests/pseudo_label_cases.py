@@ -76,6 +76,22 @@ def write_run(folder, data, classes=3):
     return folder
 
 
+def write_segmentation_run(folder, data, classes=3):
+    """Writes an untrained DeepLab as a run directory."""
+    import keras
+
+    from wsss.backbones.tiny import small_backbone
+    from wsss.models.deeplab import DeepLab
+
+    keras.utils.set_random_seed(0)
+    backbone = small_backbone(8, width=8)
+    DeepLab.from_backbone(backbone, classes, channels=8, rates=(1,)).save(Path(folder) / "model.keras")
+    options = {"model": "deeplab"}
+    config = {"class_names": list(CLASS_NAMES), "data": str(data), "split": "train", "options": options}
+    io.write_json(io.join(folder, "config.json"), config)
+    return folder
+
+
 def write_affinity_run(folder):
     """Writes an untrained AffinityNet as a run directory."""
     import keras

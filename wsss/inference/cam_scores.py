@@ -88,6 +88,18 @@ def normalize_scores(summed: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
     return scores
 
 
+def normalize_probabilities(summed: np.ndarray) -> np.ndarray:
+    """Probabilities of the background and of the classes that compete, from sums over scales and mirrors.
+
+    Args:
+        summed: float array `(1 + classes, height, width)`, the background and the classes that are present.
+
+    Returns:
+        float32 array of the same shape whose sum over the first axis is 1.
+    """
+    return (summed / np.maximum(summed.sum(axis=0), 1e-12)).astype(np.float32)
+
+
 def background_scores(
     scores: np.ndarray, threshold: float | None = None, alpha: float | None = None
 ) -> np.ndarray:

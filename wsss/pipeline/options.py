@@ -16,6 +16,9 @@ CRF_PRESETS = (
     "deeplab",
     "fast",
 )  # those of wsss.refine.crf.PRESETS
+SEGMENTATION = "deeplab"  # `--model` of a training run
+CAM_SCALES, SEGMENTATION_SCALES = (1.5,), (0.75, 1.0, 1.25)
+_MAPS = {"classifier": "cam", SEGMENTATION: "probabilities"}  # what a kind of model gives by default
 _NOT_RECORDED = (
     "output",
     "overwrite",
@@ -71,9 +74,9 @@ class Options(cli.Options):
     previews: int = cli.option(12, "number of pictures in report.html", kind=cli.non_negative_int)
 
     scales: tuple[float, ...] = cli.option(
-        (1.5,),
-        "scale factors of the image; one scale, 1.5, gives masks as good as the publications' 0.5,1,1.5,2 at "
-        "0.3 of the cost (docs/results.md)",
+        (),
+        "scale factors of the image; default: 1.5 of CAMs, which gives masks as good as the publications' "
+        "0.5,1,1.5,2 at 0.3 of the cost (docs/results.md), and 0.75,1,1.25 of a segmentation network",
         kind=_scales,
         metavar="S,S",
         group="class activation maps",
@@ -81,8 +84,9 @@ class Options(cli.Options):
     mirror: bool = cli.option(True, "average with the horizontal flip", deprecated={"--no_mirror": False})
     cam: str = cli.option(
         "",
-        "map that is read out; default: refined_cam, or cam of a classifier",
-        choices=("refined_cam", "cam"),
+        "map that is read out; default: refined_cam, cam of a classifier, or probabilities of a segmentation "
+        "network",
+        choices=("refined_cam", "cam", "probabilities"),
     )
     max_side: int = cli.option(
         1024, "pixels; larger images are shrunk to this long side, 0 = never", kind=cli.non_negative_int
@@ -95,13 +99,16 @@ class Options(cli.Options):
     )
 
     image_labels: str = cli.option(
-        "truth",
-        "classes of an image: the collection's tags, or those that the classifier predicts",
+        "",
+        "classes of an image: the collection's tags (default), or those that the model predicts (default of "
+        "a segmentation network)",
         choices=("truth", "predicted"),
         group="masks",
     )
     label_threshold: float = cli.option(
-        0.5, "least classifier score of a predicted class", kind=cli.unit_interval
+        0.5,
+        "least classifier score of a predicted class; of a segmentation network, its largest probability",
+        kind=cli.unit_interval,
     )
     background_threshold: float | str | None = cli.option(
         None,
@@ -120,12 +127,14 @@ class Options(cli.Options):
         (), "none, or some of pamr,walk,crf in this order", kind=_refinements, metavar="STAGES"
     )
     crf_preset: str = cli.option(
-        "", "constants of the CRF; default: ppc, or seam with an alpha", choices=CRF_PRESETS
+        "",
+        "constants of the CRF; default: ppc, seam with an alpha, ppc_segmentation of a segmentation network",
+        choices=CRF_PRESETS,
     )
     crf_unary: str = cli.option(
         "",
         "unary of the CRF: the best label of a pixel with confidence 0.7 (default with a constant "
-        "background), or the scores (default with an alpha)",
+        "background), or the scores (default with an alpha, and of a segmentation network)",
         choices=("labels", "probabilities"),
     )
     affinity_model: str = cli.option(
@@ -208,10 +217,15 @@ def make_parser():
 
 def resolve(options, run):
     """The options with all that the trained run decides filled in: data, split, output, background, CRF."""
+    segments = options.cam == "probabilities" or (not options.cam and run.kind == SEGMENTATION)
     threshold = options.background_threshold
-    if threshold is None and options.background_alpha is None:
+    if segments:
+        _check_segmentation(options)
+        threshold = None
+    elif threshold is None and options.background_alpha is None:
         threshold = CONSTANT
-    by_labels = options.background_alpha is None and options.write == "masks"
+    by_labels = options.background_alpha is None and options.write == "masks" and not segments
+    crf_preset = "ppc_segmentation" if segments else "ppc" if by_labels else "seam"
     split = options.split or run.split or "train"
     return dataclasses.replace(
         options,
@@ -219,11 +233,29 @@ def resolve(options, run):
         data=options.data or _data_of(run),
         split=split,
         output=options.output or io.join(run.folder, "pseudo_labels", split),
-        cam=options.cam or ("cam" if run.kind == "classifier" else "refined_cam"),
+        scales=options.scales or (SEGMENTATION_SCALES if segments else CAM_SCALES),
+        cam=options.cam or _MAPS.get(run.kind, "refined_cam"),
+        image_labels=options.image_labels or ("predicted" if segments else "truth"),
         background_threshold=threshold,
-        crf_preset=options.crf_preset or ("ppc" if by_labels else "seam"),
+        crf_preset=options.crf_preset or crf_preset,
         crf_unary=options.crf_unary or ("labels" if by_labels else "probabilities"),
     )
+
+
+def _check_segmentation(options):
+    """Raises a `UserError` for what a segmentation network, which knows the background, has no use for."""
+    given = {
+        "--background_threshold": options.background_threshold not in (None, "calibrated"),
+        "--background_alpha": options.background_alpha is not None,
+        "--refine walk": "walk" in options.refine,
+        f"--write {options.write}": options.write != "masks",
+    }
+    for flag, is_given in given.items():
+        if is_given:
+            raise UserError(
+                f"`{flag}` is for class activation maps; the model is a segmentation network, which gives "
+                "probabilities of the background and the classes. Leave it out."
+            )
 
 
 def _data_of(run):

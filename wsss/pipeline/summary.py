@@ -198,7 +198,8 @@ def _metrics(
 
 def describe_scores(options: dict[str, Any]) -> tuple[str, str]:
     """Of which scores the masks' metrics are, and of which those of the sweep."""
-    stages, scores = options["refine"], "CAM scores"
+    stages = options["refine"]
+    scores = "class probabilities" if options.get("cam") == "probabilities" else "CAM scores"
     if "pamr" in stages:
         scores += " after PAMR"
     later = [{"walk": "random walk", "crf": "CRF"}[stage] for stage in stages if stage in ("walk", "crf")]

@@ -22,11 +22,13 @@ class ImageCams(NamedTuple):
     Attributes:
         input: the image.
         class_ids: the classes that the image is taken to hold, 0-based, ascending.
-        cams: one float32 `(len(class_ids), h, w)` a scale, at feature resolution.
+        cams: one float32 `(len(class_ids), h, w)` a scale, at feature resolution; of a segmentation network
+            the probabilities, with the background's before those of the classes.
         scaled_sizes: `(height, width)` of the image at each scale.
         classifier_scores: float32 `(classes,)`.
         agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are, see `Prediction`;
             None for a single view.
+        has_background: whether `cams` are probabilities, the background's first.
     """
 
     input: InputImage
@@ -35,6 +37,7 @@ class ImageCams(NamedTuple):
     scaled_sizes: tuple[tuple[int, int], ...]
     classifier_scores: np.ndarray
     agreement: np.ndarray | None = None
+    has_background: bool = False
 
 
 class CamModelHandler(ModelHandler):
@@ -166,11 +169,22 @@ class _KeepPresent(beam.DoFn):
             class_ids = tuple(
                 int(index) for index in np.flatnonzero(prediction.scores >= self._label_threshold)
             )
-        cams = tuple(np.ascontiguousarray(cam[list(class_ids)]) for cam in prediction.cams)
+        has_background = len(prediction.cams[0]) > len(prediction.scores)
+        of_classes = [index + has_background for index in class_ids]
+        rows = [0, *of_classes] if has_background else of_classes
+        cams = tuple(np.ascontiguousarray(cam[rows]) for cam in prediction.cams)
         agreement = prediction.agreement
         if agreement is not None:
-            agreement = agreement[list(class_ids)]
-        yield ImageCams(image, class_ids, cams, prediction.scaled_sizes, prediction.scores, agreement)
+            agreement = agreement[of_classes]
+        yield ImageCams(
+            image,
+            class_ids,
+            cams,
+            prediction.scaled_sizes,
+            prediction.scores,
+            agreement,
+            has_background,
+        )
 
 
 def _predict_group(batch, images, predictor):

@@ -16,6 +16,7 @@ from wsss.inference.cam_scores import (
     mask_from_scores,
     mean_of_cells,
     merge_scales,
+    normalize_probabilities,
     normalize_scores,
 )
 from wsss.pipeline.dead_letter import with_dead_letter
@@ -33,8 +34,8 @@ class ScoredImage(NamedTuple):
         class_ids: the classes of `scores`, 0-based, ascending.
         scores: float32 `(len(class_ids), height, width)` in [0, 1].
         classifier_scores: float32 `(classes,)`.
-        refined: float32 `(1 + len(class_ids), height, width)`, background first, or None before a stage that
-            refines background and classes together.
+        refined: float32 `(1 + len(class_ids), height, width)`, background first, from a segmentation network
+            or a stage that refines background and classes together; None before one.
         mask: uint8 `(height, width)`, or None before there is one.
         agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are, or None where not known.
         unrefined: uint8 `(height, width)`, the mask without any refinement, or None where none was asked for.
@@ -115,6 +116,8 @@ def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
 
 class MergeScales(beam.PTransform):
     """`ImageCams` to `ScoredImage`s: CAMs of all scales summed at the size of the image and normalized.
+
+    Probabilities of a segmentation network are averaged, and those of absent classes left out.
 
     Args:
         background: the `Background` of the mask that refined ones are compared with; None keeps no such mask.
@@ -238,8 +241,16 @@ class LabelIRN(beam.PTransform):
 
 def _merge_scales(cams, background):
     size = (cams.input.record.height, cams.input.record.width)
-    scores = normalize_scores(merge_scales(cams.cams, cams.scaled_sizes, size))
-    scored = ScoredImage(cams.input, cams.class_ids, scores, cams.classifier_scores, agreement=cams.agreement)
+    merged = merge_scales(cams.cams, cams.scaled_sizes, size)
+    probabilities = normalize_probabilities(merged) if cams.has_background else None
+    scored = ScoredImage(
+        cams.input,
+        cams.class_ids,
+        normalize_scores(merged) if probabilities is None else probabilities[1:],
+        cams.classifier_scores,
+        refined=probabilities,
+        agreement=cams.agreement,
+    )
     return scored if background is None else scored._replace(unrefined=_label_pixels(scored, background).mask)
 
 
@@ -301,8 +312,12 @@ def _refine_pamr(scored, iterations):
     if not scored.class_ids:
         return scored
     image = _image(scored)[None].astype(np.float32) / 255
-    refined = pamr_of_any_size(iterations)(image, np.moveaxis(scored.scores, 0, -1)[None])
-    return scored._replace(scores=np.ascontiguousarray(np.moveaxis(refined.numpy()[0], -1, 0)))
+    maps = scored.scores if scored.refined is None else scored.refined
+    averaged = pamr_of_any_size(iterations)(image, np.moveaxis(maps, 0, -1)[None])
+    refined = np.ascontiguousarray(np.moveaxis(averaged.numpy()[0], -1, 0))
+    if scored.refined is None:
+        return scored._replace(scores=refined)
+    return scored._replace(scores=refined[1:], refined=refined)
 
 
 @functools.lru_cache(maxsize=1)
