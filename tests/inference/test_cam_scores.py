@@ -189,9 +189,11 @@ def test_the_way_to_the_grid_of_the_walk_and_back_equals_the_published_one(case)
         assert np.mean(enlarged.argmax(axis=0) == case["pred"]) >= 0.999
 
 
-def test_views_agree_by_overlap_over_union_of_their_positive_parts():
-    first = np.array([[[2.0, 0.0, -5.0]], [[0.0, 0.0, -1.0]], [[1.0, 0.0, 0.0]]])
-    second = np.array([[[8.0, 4.0, 0.0]], [[-3.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])
-    # of the first class (1, 0, 0) and (1, 0.5, 0); nothing in both views of the second; the third apart
-    np.testing.assert_allclose(view_agreement(first, second), [1 / 1.5, 1, 0])
-    np.testing.assert_allclose(view_agreement(first[None], second[None]), [[1 / 1.5, 1, 0]])
+def test_views_agree_by_the_correlation_of_their_maps():
+    first = np.array([[[1.0, 0.0, -1.0]], [[0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]])
+    second = np.array([[[5.0, 3.0, 1.0]], [[3.0, 1.0, 0.0]], [[0.0, 1.0, 0.0]]])
+    # a multiple of the same map, a constant one, and two that exclude each other (correlation -0.5)
+    np.testing.assert_allclose(view_agreement(first, second), [1, 0, 0], atol=1e-6)
+    first[2] = [[2, 0, 1]]
+    second[2] = [[1, 0, 0]]
+    np.testing.assert_allclose(view_agreement(first, second)[2], np.sqrt(3) / 2, atol=1e-6)

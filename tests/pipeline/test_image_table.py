@@ -33,6 +33,8 @@ def test_every_image_has_a_row_that_agrees_with_its_mask(labels, records):
         assert float(row["foreground_fraction"]) == pytest.approx((mask > 0).mean(), abs=1e-5)
         for index, name in enumerate(("background", *CLASS_NAMES)):
             assert float(row[f"fraction_{name}"]) == pytest.approx((mask == index).mean(), abs=1e-5)
+        assert (row["quality"] == "") == (not record.labels)
+        assert row["quality"] == "" or 0 <= float(row["quality"]) <= 1
         assert ("no_class" in row["flags"].split(";")) == (not record.labels)
 
 

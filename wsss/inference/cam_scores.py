@@ -48,23 +48,22 @@ def merge_scales(
 
 
 def view_agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """How alike the CAMs of two views of an image are: the overlap of their positive parts over the union.
+    """How alike the CAMs of two views of an image are: the correlation over their positions, at least 0.
 
-    Each map is divided by its maximum first. The overlap is the sum of the smaller of both values, the union
-    that of the larger (soft Jaccard index); views that agree that there is nothing give 1.
+    Of several measures the overlap of the positive parts says nothing about the masks, see docs/results.md.
 
     Args:
         first: float array `(…, classes, height, width)`.
         second: of the same shape, of another view, on the same grid.
 
     Returns:
-        float32 array `(…, classes)`, in [0, 1].
+        float32 array `(…, classes)`, in [0, 1]; 0 where a map is constant.
     """
-    maps = [np.maximum(cam, 0, dtype=np.float32) for cam in (first, second)]
-    maps = [cam / np.maximum(cam.max(axis=(-2, -1), keepdims=True), np.float32(1e-5)) for cam in maps]
-    overlap = np.minimum(*maps).sum(axis=(-2, -1))
-    union = np.maximum(*maps).sum(axis=(-2, -1))
-    return np.divide(overlap, union, out=np.ones_like(union), where=union > 0)
+    maps = [np.asarray(cam, np.float32) for cam in (first, second)]
+    maps = [cam - cam.mean(axis=(-2, -1), keepdims=True) for cam in maps]
+    together = (maps[0] * maps[1]).sum(axis=(-2, -1))
+    apart = np.sqrt(np.square(maps[0]).sum(axis=(-2, -1)) * np.square(maps[1]).sum(axis=(-2, -1)))
+    return np.clip(np.divide(together, apart, out=np.zeros_like(apart), where=apart > 1e-12), 0, 1)
 
 
 def normalize_scores(summed: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:

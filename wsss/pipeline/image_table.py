@@ -1,16 +1,18 @@
 """`images.csv`: a row an image, written shard by shard from the manifests of a finished job."""
 
 import csv
+import heapq
 import io as text_io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.pipeline.output import Layout
+from wsss.pipeline.quality import ClassAreas, quality
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import read_rows
 
@@ -28,6 +30,7 @@ _COLUMNS = (
     "changed",
     "entropy_before",
     "entropy",
+    "quality",
     "flags",
 )
 
@@ -42,6 +45,9 @@ class TableStatistics:
         refined: number of images that have a class and were refined.
         changed: sum over those of the fraction of pixels that got another label.
         entropy: sums over those of the entropy of the labels in bits, before and after.
+        rated: number of images with a quality score.
+        quality: sum of those scores.
+        worst: pairs of score and id of the images with the lowest scores, ascending, `LISTED` at most.
     """
 
     flags: Counter[str] = field(default_factory=Counter)
@@ -49,9 +55,12 @@ class TableStatistics:
     refined: int = 0
     changed: float = 0.0
     entropy: tuple[float, float] = (0.0, 0.0)
+    rated: int = 0
+    quality: float = 0.0
+    worst: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, row: ImageRow) -> None:
-        """Counts one image."""
+    def add(self, row: ImageRow, score: float | None = None) -> None:
+        """Counts one image and its quality score."""
         self.flags.update(row.flags)
         if "empty" in row.flags and len(self.empty) < LISTED:
             self.empty.append(row.image_id)
@@ -60,6 +69,18 @@ class TableStatistics:
             self.refined += 1
             self.changed += row.changed
             self.entropy = (self.entropy[0] + before, self.entropy[1] + after)
+        if score is not None:
+            self.rated += 1
+            self.quality += score
+            self.worst = heapq.nsmallest(LISTED, [*self.worst, (score, row.image_id)])
+
+    def quality_scores(self) -> dict[str, Any]:
+        """Mean of the quality scores and the images with the lowest, for `summary.json`."""
+        mean = round(self.quality / self.rated, 4) if self.rated else None
+        return {
+            "mean": mean,
+            "lowest": [{"id": image_id, "quality": score} for score, image_id in self.worst],
+        }
 
     def refinement(self) -> dict[str, Any] | None:
         """What the refinement did to the masks, for `summary.json`; None without one."""
@@ -75,13 +96,18 @@ class TableStatistics:
         }
 
 
-def write_table(layout: Layout, shards: Iterable[str], class_names: Sequence[str]) -> TableStatistics:
+def write_table(
+    layout: Layout, shards: Sequence[str], class_names: Sequence[str], predicted: bool = False
+) -> TableStatistics:
     """Writes `images.csv`; one shard at a time is held in memory.
+
+    The manifests are read twice: the quality of a mask also depends on how large its classes are elsewhere.
 
     Args:
         layout: the output's `Layout`.
         shards: names of all shards, which are finished, in order.
         class_names: the foreground classes.
+        predicted: whether the classes of an image are those that the classifier predicts.
 
     Returns:
         `TableStatistics`.
@@ -89,7 +115,11 @@ def write_table(layout: Layout, shards: Iterable[str], class_names: Sequence[str
     Raises:
         UserError: a manifest is damaged.
     """
-    statistics = TableStatistics()
+    statistics, areas = TableStatistics(), ClassAreas(predicted)
+    for shard in shards:
+        for row in read_rows(layout.manifest(shard)):
+            areas.add(row)
+    means = areas.means()
     with io.open_write(layout.path(FILE)) as stream:
         text = text_io.TextIOWrapper(
             stream, "utf-8", errors="surrogateescape", newline="", write_through=True
@@ -98,13 +128,14 @@ def write_table(layout: Layout, shards: Iterable[str], class_names: Sequence[str
         rows.writerow([*_COLUMNS, *(f"fraction_{name}" for name in ("background", *class_names))])
         for shard in shards:
             for row in read_rows(layout.manifest(shard)):
-                statistics.add(row)
-                rows.writerow(_cells(row, class_names))
+                score = quality(row, areas.classes_of(row), means)
+                statistics.add(row, score)
+                rows.writerow(_cells(row, score, class_names))
         text.detach()
     return statistics
 
 
-def _cells(row: ImageRow, class_names: Sequence[str]) -> Iterator[object]:
+def _cells(row: ImageRow, score: float | None, class_names: Sequence[str]) -> Iterator[object]:
     yield row.image_id
     for classes, scores in ((row.tags, row.tag_scores), (row.predicted, row.predicted_scores)):
         yield _join([class_names[index] for index in classes])
@@ -115,6 +146,7 @@ def _cells(row: ImageRow, class_names: Sequence[str]) -> Iterator[object]:
     yield row.components
     yield row.changed
     yield from row.entropy or (None, None)
+    yield score
     yield ";".join(row.flags)
     fractions = dict(row.fractions)
     fractions.pop(IGNORE, None)

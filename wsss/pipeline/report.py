@@ -39,6 +39,7 @@ class Summary:
         warnings: what is suspicious about the labels.
         flags: number of images by the name of a flag in `images.csv`.
         empty: ids of some of the images that were left empty.
+        lowest: id and quality score of the images with the lowest.
     """
 
     options: dict[str, Any]
@@ -51,6 +52,7 @@ class Summary:
     warnings: tuple[str, ...] = ()
     flags: dict[str, int] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
+    lowest: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "Summary":
@@ -73,6 +75,7 @@ class Summary:
             fields.texts("warnings"),
             {name: fields.object("flags").get(name, int) for name in fields.get("flags", dict, {})},
             fields.texts("empty_images", ()),
+            _lowest(fields, path),
         )
 
 
@@ -127,6 +130,13 @@ class Metrics:
         )
 
 
+def _lowest(fields: Fields, path: str) -> tuple[tuple[str, float], ...]:
+    if fields.get("quality", dict, None) is None:  # of version 0.1.0
+        return ()
+    entries = [Fields(each, path, _REMEDY) for each in fields.object("quality").get("lowest", list)]
+    return tuple((each.get("id", str), each.get("quality", float)) for each in entries)
+
+
 def write_report(folder: str, summary: Summary, metrics: Metrics | None = None) -> str:
     """Writes a page that holds everything it shows, pictures included.
 
@@ -144,7 +154,7 @@ def write_report(folder: str, summary: Summary, metrics: Metrics | None = None) 
     body += [_pictures(previews, has_truth=metrics is not None)]
     if metrics:
         body += [_curve(metrics)]
-    body += [_flags(summary), _classes(summary, metrics), _options(summary.options)]
+    body += [_flags(summary), _quality(summary), _classes(summary, metrics), _options(summary.options)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Pseudo labels</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
@@ -270,6 +280,15 @@ def _flags(summary):
     table = "<table>\n<tr><th>flag</th><th>images</th><th>meaning</th></tr>" + "\n".join(rows) + "\n</table>"
     empty = f"<p>Left empty: {_text(', '.join(summary.empty))}</p>" if summary.empty else ""
     return f"<h2>Suspicious images, see images.csv</h2>\n{table}\n{empty}"
+
+
+def _quality(summary):
+    """The images whose masks are probably the worst."""
+    if not summary.lowest:
+        return ""
+    rows = (f"<tr><td>{_text(name)}</td>{_number(f'{score:.2f}')}</tr>" for name, score in summary.lowest)
+    header = "<tr><th>image</th><th>quality</th></tr>"
+    return f"<h2>Lowest quality scores, without truth</h2>\n<table>\n{header}{''.join(rows)}\n</table>"
 
 
 def _options(options):

@@ -76,7 +76,8 @@ def write_results(
     names = ("background", *settings.class_names)
     _write_errors(layout.path("errors.jsonl"), tally)
     shards = [manifest.shard for manifest in manifests]
-    table = write_table(layout, shards, settings.class_names)
+    predicted = settings.options["image_labels"] == "predicted"
+    table = write_table(layout, shards, settings.class_names, predicted)
     warnings = (
         *_warnings(tally, settings.options["image_labels"]),
         *_warnings_of_refinement(table, settings.options["refine"]),
@@ -100,6 +101,7 @@ def write_results(
         "flags": {flag: table.flags[flag] for flag in FLAGS},
         "empty_images": table.empty,
         "refinement": table.refinement(),
+        "quality": table.quality_scores(),
         "warnings": list(warnings),
     }
     io.write_json(layout.path("summary.json"), summary)

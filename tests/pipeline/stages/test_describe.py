@@ -42,6 +42,8 @@ def test_a_row_holds_what_is_counted_by_hand():
         threshold=0.2,
         fractions=((0, 0.5), (1, 0.25), (3, 0.25)),
         components=2,
+        contrast=0.0,
+        class_score=0.575,
     )
     assert row.foreground == 0.5
 
@@ -116,3 +118,14 @@ def test_a_row_survives_json_and_leaves_out_what_is_unknown():
 def test_a_damaged_row_is_named_in_one_line(change):
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         ImageRow.from_json({**described([0, 0, 1, 3]).to_json(), **change}, "manifest.json")
+
+
+def test_the_evidence_for_a_quality_score_is_that_of_the_classes_of_the_image():
+    record = make_records(3)[2]
+    object.__setattr__(record, "labels", (0, 2))
+    scores = np.array([[[0.9, 0.1], [0.0, 0.2]], [[0.3, 0.7], [0.1, 0.0]]], np.float32)
+    image = ScoredImage(InputImage("shard", record, False), (0, 2), scores, np.float32([0.9, 0.6, 0.3]))
+    mask = np.array([[1, 3], [0, 255]], np.uint8)
+    row = describe_image(image._replace(mask=mask, agreement=np.float32([0.8, 0.4])), GIVEN)
+    assert (row.agreement, row.class_score) == (0.6, 0.6)
+    assert row.contrast == pytest.approx((0.9 + 0.7) / 2 - (0.1 + 0.2) / 2)

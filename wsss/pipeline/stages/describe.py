@@ -39,6 +39,9 @@ class ImageRow:
         flags: names in `FLAGS`.
         changed: fraction of the pixels that the refinement gave another label; None without one.
         entropy: of the mask's labels in bits, before and after the refinement; empty without one.
+        agreement: correlation of the CAMs of the image's views, mean over its classes; None of a single view.
+        contrast: mean of the strongest class score in the foreground less that in the background.
+        class_score: the classifier's mean score of the image's classes.
     """
 
     image_id: str
@@ -52,6 +55,9 @@ class ImageRow:
     flags: tuple[str, ...] = ()
     changed: float | None = None
     entropy: tuple[float, ...] = ()
+    agreement: float | None = None
+    contrast: float | None = None
+    class_score: float | None = None
 
     @property
     def foreground(self) -> float:
@@ -87,6 +93,9 @@ class ImageRow:
             flags=fields.texts("flags", ()),
             changed=fields.get("changed", float, None),
             entropy=fields.numbers("entropy", ()),
+            agreement=fields.get("agreement", float, None),
+            contrast=fields.get("contrast", float, None),
+            class_score=fields.get("class_score", float, None),
         )
 
 
@@ -136,6 +145,7 @@ def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
         tuple(flags),
         changed,
         entropy,
+        *_evidence(scored),
     )
 
 
@@ -180,6 +190,23 @@ def _flags_of_refinement(before, after):
         yield "collapsed"
     if labels - kept - {0, IGNORE}:
         yield "class_lost"
+
+
+def _evidence(scored):
+    """`(agreement, contrast, class_score)` of a row."""
+    if not scored.class_ids:
+        return None, None, None
+    strongest, inside = scored.scores.max(axis=0), np.isin(scored.mask, (0, IGNORE), invert=True)
+    contrast = None
+    if inside.any() and not inside.all():
+        contrast = strongest[inside].mean(dtype=np.float64) - strongest[~inside].mean(dtype=np.float64)
+    elif inside.all():
+        contrast = 0.0
+    agreement = None if scored.agreement is None else scored.agreement.mean()
+    class_score = scored.classifier_scores[list(scored.class_ids)].mean()
+    return tuple(
+        None if value is None else round(float(value), 4) for value in (agreement, contrast, class_score)
+    )
 
 
 def _rounded(values):
