@@ -32,7 +32,7 @@ class Options(cli.Options):
     )
     overwrite: bool = cli.option(False, "replace DST if it exists")
 
-    def check(self):
+    def check(self) -> None:
         if not self.destination.endswith(SUFFIXES):
             raise UserError(f"DST must end in {' or '.join(SUFFIXES)}. Received: {self.destination}.")
         if same_place(self.source, self.destination):
@@ -41,7 +41,7 @@ class Options(cli.Options):
             raise UserError(f"{self.destination} exists already; give --overwrite to replace it.")
 
 
-def parse_options(argv=None) -> Options:
+def parse_options(argv: list[str] | None = None) -> Options:
     """Options from a command line.
 
     Raises:
@@ -56,7 +56,7 @@ def parse_options(argv=None) -> Options:
 
 
 @program
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Converts a file; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = parse_options(argv)

@@ -36,7 +36,7 @@ class Options(cli.Options):
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
     options = Options(**vars(make_parser().parse_args(argv)))
     started = time.monotonic()
@@ -61,12 +61,12 @@ def main(argv=None):
     return 0
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The parser of the flags."""
     return cli.make_parser(Options, prog="python -m wsss.demo", description=__doc__)
 
 
-def draw(data, images):
+def draw(data: str, images: int) -> None:
     """Draws the collection, unless it is there."""
     from wsss.data.synthetic import write_synthetic_collection
 
@@ -77,7 +77,7 @@ def draw(data, images):
         write_synthetic_collection(data, images=images)
 
 
-def train(data, run, model, options):
+def train(data: str, run: str, model: str, options: Options) -> int:
     """Trains one model; returns the program's exit code."""
     from wsss import train
 
@@ -88,7 +88,7 @@ def train(data, run, model, options):
     return train.main(arguments)
 
 
-def make_masks(run, masks, model):
+def make_masks(run: str, masks: str, model: str) -> int:
     """Makes masks of the training images with a trained model; returns the program's exit code."""
     from wsss import pseudo_labels
 
@@ -101,7 +101,7 @@ def make_masks(run, masks, model):
     return pseudo_labels.main(arguments)
 
 
-def show(command):
+def show(command: list[str]) -> None:
     """Prints the command that does the same."""
     print("$", shlex.join(["python" if word == sys.executable else word for word in command]), flush=True)
 

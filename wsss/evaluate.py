@@ -58,7 +58,7 @@ class Options(cli.Options):
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Compares predictions with the truth, prints the metrics and writes them where `--output` says."""
     options = Options(**vars(make_parser().parse_args(argv)))
     output = None
@@ -87,7 +87,7 @@ def main(argv=None):
     return 0
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The program's parser."""
     return cli.make_parser(Options, prog="python -m wsss.evaluate", description=main.__doc__)
 

@@ -205,7 +205,7 @@ class GroupedSGD(_Grouped, keras.optimizers.SGD):
         )
         self._set_groups(groups)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable; `variable` belongs to the backend or to Keras."""
         learning_rate, decay = self._step_sizes(variable, learning_rate)
         step = ops.cast(gradient, variable.dtype)
@@ -241,7 +241,7 @@ class GroupedAdamW(_Grouped, keras.optimizers.AdamW):
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs)
         self._set_groups(groups)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable; `variable` belongs to the backend or to Keras."""
         learning_rate, decay = self._step_sizes(variable, learning_rate)
         if decay:

@@ -15,7 +15,7 @@ from wsss.pseudo_labels import label
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Writes a mask for each image of a folder; returns the exit code."""
     from wsss.pipeline.runner import split_arguments
 
@@ -25,7 +25,7 @@ def main(argv=None):
     return label(options_of_new_images(data=values.pop("images"), **values), beam_argv)
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The parser: the flags of the pseudo labels, with a folder of images in place of a collection."""
     parser = cli.make_parser(
         Options,

@@ -18,7 +18,7 @@ from wsss.common.errors import program
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Makes shards; returns 1 when more was refused than `--max_error_rate` allows."""
     from wsss.pipeline.preparation import Options, make_collection
     from wsss.pipeline.runner import split_arguments
@@ -34,7 +34,7 @@ def main(argv=None):
     return 0 if summary["error_rate"] <= options.max_error_rate else 1
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The parser of the program's own flags; Beam parses the rest."""
     from wsss.pipeline.preparation import Options
 

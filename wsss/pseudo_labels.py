@@ -28,7 +28,7 @@ from wsss.pipeline.options import Options, make_parser
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
     from wsss.pipeline.runner import split_arguments
 

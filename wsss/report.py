@@ -7,7 +7,7 @@ from wsss.pipeline.report import read_summary, write_report
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Writes `report.html` again from the files of a finished job."""
     parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")

@@ -8,7 +8,7 @@ from wsss.training.options import parse_options
 
 
 @program
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Trains as the command line says.
 
     Returns:

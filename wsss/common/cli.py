@@ -15,7 +15,7 @@ import difflib
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from wsss.common import compat
 from wsss.common.errors import UserError
@@ -67,7 +67,7 @@ def option(
     group: str = "",
     positional: bool = False,
     deprecated: Mapping[str, Any] | None = None,
-):
+) -> Any:
     """A field of an `Options` class, which is a flag of the same name.
 
     Args:
@@ -114,13 +114,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise unknown_flag(unknown[0], self)
         return namespace
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.rstrip('.')}. `--help` lists the flags.")
 
 
@@ -147,7 +147,7 @@ def make_parser(
     return parser
 
 
-def parse(options_class: type[Options], argv=None, **parser_options):
+def parse(options_class: type[Options], argv: list[str] | None = None, **parser_options) -> Any:
     """The options that a command line gives; see `make_parser`.
 
     Raises:

@@ -25,7 +25,7 @@ def of_bytes(data: bytes) -> str:
     return _format(len(data), google_crc32c.value(data))
 
 
-def of_file(path) -> str:
+def of_file(path: io.Path) -> str:
     """Fingerprint of a file's content, by reading it once in constant memory; on `gs://` from its metadata.
 
     Raises:

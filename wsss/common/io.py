@@ -18,10 +18,13 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, BinaryIO
 
 from wsss.common.errors import UserError
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
+Path = str | os.PathLike[str]  # of a local file, or `gs://…`
 _UNFINISHED = ".unfinished"
 _PAUSES = (0.1, 1.0)  # seconds before a local file is tried again; remote ones are by their clients
 _TRANSIENT = {
@@ -30,12 +33,12 @@ _TRANSIENT = {
 }
 
 
-def is_remote(path):
+def is_remote(path: Path) -> bool:
     """Whether `path` names a scheme (`gs://bucket/…`) rather than a local file."""
     return _SCHEME.match(os.fspath(path)) is not None
 
 
-def join(base, *parts):
+def join(base: Path, *parts) -> str:
     """Joins path parts with the separator of `base`'s file system."""
     base = os.fspath(base)
     if not is_remote(base):
@@ -43,7 +46,7 @@ def join(base, *parts):
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
-def escape(path):
+def escape(path: Path) -> str:
     """`path` with the characters that `list_files` takes for a pattern quoted."""
     path = os.fspath(path)
     scheme = _SCHEME.match(path)
@@ -51,13 +54,13 @@ def escape(path):
     return path[:start] + glob.escape(path[start:])
 
 
-def exists(path):
+def exists(path: Path) -> bool:
     """Whether there is a file or a folder at `path`."""
     path = os.fspath(path)
     return _filesystems().exists(path) if is_remote(path) else os.path.exists(path)
 
 
-def size(path):
+def size(path: Path) -> int:
     """Number of bytes of a file.
 
     Raises:
@@ -67,7 +70,7 @@ def size(path):
     return _filesystems().get_filesystem(path).size(path) if is_remote(path) else os.path.getsize(path)
 
 
-def list_files(pattern):
+def list_files(pattern: Path) -> list[str]:
     """The files (not folders) that match a glob pattern, sorted by name; `**` spans folders.
 
     Names that begin with a dot are not matched by `*`, so that unfinished writes never are.
@@ -88,7 +91,7 @@ def list_versions(pattern: str) -> dict[str, str]:
     }
 
 
-def remove(path):
+def remove(path: Path) -> None:
     """Removes a file; one that is not there is no error."""
     path = os.fspath(path)
     if is_remote(path):
@@ -99,7 +102,7 @@ def remove(path):
         os.remove(path)
 
 
-def remove_files(paths):
+def remove_files(paths: Iterable[Path]) -> None:
     """Removes files of one file system, many in one call; those that are not there are no error."""
     paths = [os.fspath(path) for path in paths]
     if paths and is_remote(paths[0]):
@@ -109,7 +112,7 @@ def remove_files(paths):
         remove(path)
 
 
-def remove_tree(path):
+def remove_tree(path: Path) -> None:
     """Removes a folder and all that is in it; one that is not there is no error."""
     path = os.fspath(path)
     if is_remote(path):
@@ -120,7 +123,7 @@ def remove_tree(path):
         shutil.rmtree(path)
 
 
-def open_read(path):
+def open_read(path: Path) -> BinaryIO:
     """Opens a file for reading as a binary stream, never decompressed; use it as a context manager.
 
     Raises:
@@ -136,7 +139,7 @@ def open_read(path):
 
 
 @contextlib.contextmanager
-def open_write(path):
+def open_write(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for writing as a binary stream that appears under its name when the block succeeds.
 
     Locally, missing folders are made. When the block raises, nothing is left, neither under `path` nor beside
@@ -165,7 +168,7 @@ def open_write(path):
         raise
 
 
-def is_unfinished(path):
+def is_unfinished(path: Path) -> bool:
     """Whether a path is that of a temporary file of `open_write`."""
     return os.fspath(path).endswith(_UNFINISHED)
 
@@ -175,7 +178,7 @@ def _shortened(name):
     return os.fsdecode(os.fsencode(name)[:150])
 
 
-def remove_unfinished(folder):
+def remove_unfinished(folder: Path) -> None:
     """Removes the temporary files that a killed process left in a local folder (not in its sub-folders).
 
     To be called only while nothing else writes there.
@@ -185,18 +188,18 @@ def remove_unfinished(folder):
             remove(path)
 
 
-def read_bytes(path):
+def read_bytes(path: Path) -> bytes:
     """The content of a file."""
     with open_read(path) as stream:
         return stream.read()
 
 
-def read_text(path):
+def read_text(path: Path) -> str:
     """The content of a UTF-8 file; a byte order mark is dropped."""
     return read_bytes(path).decode("utf-8-sig")
 
 
-def read_json(path):
+def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
@@ -209,7 +212,7 @@ def read_json(path):
         raise UserError(f"{path} must hold JSON. Write it anew or remove it. Received: {error}.") from error
 
 
-def read_object(path):
+def read_object(path: Path) -> dict[str, Any]:
     """The dict in a JSON file.
 
     Raises:
@@ -222,7 +225,7 @@ def read_object(path):
     return value
 
 
-def write_bytes(path, data):
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically; missing local folders are made."""
 
     def write():
@@ -232,17 +235,17 @@ def write_bytes(path, data):
     _retried(write)
 
 
-def write_text(path, text):
+def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file atomically, line ends as given."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path, value):
+def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically: sorted keys, indented by two, a newline at the end."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def copy(source, destination):
+def copy(source: Path, destination: Path) -> None:
     """Copies one file, between any two file systems; the copy appears atomically."""
 
     def copy_once():
@@ -252,7 +255,7 @@ def copy(source, destination):
     _retried(copy_once)
 
 
-def move_files(sources, destinations):
+def move_files(sources: Sequence[Path], destinations: Sequence[Path]) -> None:
     """Moves files within a file system, in the place of those that are there; local folders are made."""
     sources, destinations = ([os.fspath(path) for path in paths] for paths in (sources, destinations))
     if sources and is_remote(sources[0]):

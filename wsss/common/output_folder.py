@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import metadata
+from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
@@ -56,7 +57,7 @@ class Marker:
     kept: tuple[str, ...] = ()
 
     @classmethod
-    def from_json(cls, value, path) -> "Marker":
+    def from_json(cls, value: Any, path: io.Path) -> "Marker":
         """From parsed JSON.
 
         Raises:
@@ -148,7 +149,7 @@ class OutputFolder:
 
 
 def claim(
-    folder,
+    folder: io.Path,
     kind: str,
     *,
     owned: Iterable[str],
@@ -193,17 +194,17 @@ def claim(
     unfinished = OutputFolder(path, kind, owned, replaces=True)
     if io.exists(io.join(unfinished.work, _READY)):
         unfinished.publish()
-    folder = OutputFolder(path, kind, owned, replaces=False, kept=_kept(path, owned, marker, written))
+    claimed = OutputFolder(path, kind, owned, replaces=False, kept=_kept(path, owned, marker, written))
     if overwrite:
-        return replace(folder, replaces=bool(folder.files()))
+        return replace(claimed, replaces=bool(claimed.files()))
     if not resumes and io.exists(io.join(path, complete)):
         raise UserError(
             f"{path} holds {KINDS[kind]} already. Name another folder, or pass `--overwrite` to replace it."
         )
-    return folder
+    return claimed
 
 
-def read_marker(folder) -> Marker | None:
+def read_marker(folder: io.Path) -> Marker | None:
     """The marker of a folder, or one that describes what version 0.1.0 left there; None where it is not ours.
 
     Raises:
@@ -219,19 +220,19 @@ def read_marker(folder) -> Marker | None:
     return None
 
 
-def same_place(first, second) -> bool:
+def same_place(first: io.Path, second: io.Path) -> bool:
     """Whether two paths name one file or folder, through links, dots and differences of case."""
     return _place(first) == _place(second)
 
 
-def is_inside(path, folder) -> bool:
+def is_inside(path: io.Path, folder: io.Path) -> bool:
     """Whether `path` is `folder` or lies in it, through links, dots and differences of case."""
     if io.is_remote(path) or io.is_remote(folder):
         return f"{_place(path)}/".startswith(f"{_place(folder)}/")
     return _place(folder) in {_place(parent) for parent in _with_parents(os.path.realpath(path))}
 
 
-def relative_inside(path, folder) -> str:
+def relative_inside(path: io.Path, folder: io.Path) -> str:
     """`path` relative to `folder`, in which it lies (`is_inside`); empty where they are one."""
     if io.is_remote(path):
         return _place(path)[len(_place(folder)) + 1 :]

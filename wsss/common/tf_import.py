@@ -25,7 +25,7 @@ _NOTE = re.compile(
 )
 
 
-def import_tensorflow(onednn=False):
+def import_tensorflow(onednn: bool = False) -> None:
     """Imports TensorFlow, once in a process, and looks for devices; warnings and errors are heard as ever.
 
     Args:

@@ -3,6 +3,8 @@
 Keras and its backend are imported when a predictor is built, not when this module is.
 """
 
+from typing import Any
+
 import numpy as np
 
 from wsss.common.errors import UserError
@@ -25,7 +27,7 @@ class AffinityPredictor:
         UserError: the model predicts neither, or accepts one image size only.
     """
 
-    def __init__(self, model, max_side: int = 1024):
+    def __init__(self, model: Any, max_side: int = 1024):
         from wsss.inference.compilation import compile_network
         from wsss.inference.fuse_batch_norm import optimize_for_inference
         from wsss.models import AffinityNet, IRNet

@@ -51,7 +51,7 @@ class TensorFlowNetwork(CompiledNetwork):
         max_compiled_sizes: sizes that XLA compiles; 0: none.
     """
 
-    def __init__(self, network, max_compiled_sizes):
+    def __init__(self, network: keras.Model, max_compiled_sizes: int):
         super().__init__(network)
         import tensorflow as tf
 
@@ -93,7 +93,7 @@ class JaxNetwork(CompiledNetwork):
         max_compiled_sizes: sizes that are kept.
     """
 
-    def __init__(self, network, max_compiled_sizes):
+    def __init__(self, network: keras.Model, max_compiled_sizes: int):
         super().__init__(network)
         self._max_compiled_sizes = max(max_compiled_sizes, 1)
         self._compiled: OrderedDict = OrderedDict()

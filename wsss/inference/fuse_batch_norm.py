@@ -2,13 +2,14 @@
 
 import contextlib
 import math
+from typing import Any
 
 import keras
 from keras import layers, ops
 
 from wsss.inference.graph import Step, needed, readers_of, rebuild, steps_of
 from wsss.inference.tiling.channels import concat_channels, is_split, split_output_channels
-from wsss.inference.tiling.receptive_field import convolution_receptive_fields
+from wsss.inference.tiling.receptive_field import ZeroPadding, convolution_receptive_fields
 
 # Weights of the largest kernel that is folded. A fold is a copy of the kernel beside the model's own, and it
 # saves a pass over the map, which is next to nothing beside a convolution with a larger kernel.
@@ -30,7 +31,13 @@ class FusedConvolution(layers.Layer):
             `convolution`; None: that one.
     """
 
-    def __init__(self, convolution, normalization=None, zero_padding=None, **kwargs):
+    def __init__(
+        self,
+        convolution: keras.layers.Layer,
+        normalization: keras.layers.Layer | None = None,
+        zero_padding: ZeroPadding | None = None,
+        **kwargs,
+    ):
         super().__init__(dtype=convolution.dtype_policy, trainable=False, **kwargs)
         self.sources = lambda: (convolution, normalization)  # Keras would track the layers as its own
         self.zero_padding, self.padding = zero_padding, convolution.padding
@@ -75,7 +82,9 @@ class FusedConvolution(layers.Layer):
         return (input_shape[0], *size, convolution.compute_output_shape(input_shape)[-1])
 
 
-def convolve(layer, x, zero_padding=None, *, split_all=True):
+def convolve(
+    layer: keras.layers.Layer, x: Any, zero_padding: ZeroPadding | None = None, *, split_all: bool = True
+) -> Any:
     """What a plain convolution layer computes, with explicit zero padding and without its activation.
 
     Args:
@@ -138,7 +147,7 @@ def refresh_folded_weights(network: keras.Model) -> None:
             layer.refresh()
 
 
-def is_plain_convolution(layer) -> bool:
+def is_plain_convolution(layer: keras.layers.Layer) -> bool:
     """Whether the layer is a convolution of channels last, without activation or groups.
 
     Subclasses that are neither Keras's nor ours may compute anything, and are left alone.

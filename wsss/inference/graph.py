@@ -1,5 +1,6 @@
 """A functional Keras model as the list of its layer calls, to be rewritten and built again."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -31,7 +32,7 @@ def steps_of(model: keras.Model) -> tuple[list[Step], keras.Model]:
     return steps, copy
 
 
-def rebuild(steps: list[Step], inputs, outputs) -> keras.Model:
+def rebuild(steps: list[Step], inputs: Sequence[Any], outputs: Sequence[Any]) -> keras.Model:
     """`keras.Model` of the steps, from new inputs like the tensors `inputs` to what stands for `outputs`."""
     new = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
     values = {id(x): y for x, y in zip(inputs, new)}
@@ -42,7 +43,7 @@ def rebuild(steps: list[Step], inputs, outputs) -> keras.Model:
     return keras.Model(new if len(new) > 1 else new[0], [values[id(x)] for x in outputs])
 
 
-def readers_of(steps: list[Step], outputs) -> dict:
+def readers_of(steps: list[Step], outputs: Sequence[Any]) -> dict:
     """Id of a tensor -> the steps that read it, and None for an output of the model."""
     readers = {id(x): [None] for x in outputs}
     for step in steps:
@@ -51,7 +52,7 @@ def readers_of(steps: list[Step], outputs) -> dict:
     return readers
 
 
-def needed(steps: list[Step], outputs) -> list[Step]:
+def needed(steps: list[Step], outputs: Sequence[Any]) -> list[Step]:
     """The steps that `outputs` depend on, in order."""
     wanted, kept = {id(x) for x in outputs}, []
     for step in reversed(steps):

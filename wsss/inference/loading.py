@@ -12,6 +12,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
+from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
@@ -45,7 +46,7 @@ class _LatestOnly:
 _cam_predictors, _affinity_predictors = _LatestOnly(), _LatestOnly()
 
 
-def load_model(path):
+def load_model(path: str) -> Any:
     """The model in a `.keras` file, local or remote, in little more memory than its weights take.
 
     Args:
@@ -79,7 +80,7 @@ def load_model(path):
             raise UserError(f"`{path}` is no trained model: {_first_line(error)}") from error
 
 
-def load_predictor(path, **options) -> CamPredictor:
+def load_predictor(path: str, **options) -> CamPredictor:
     """A `CamPredictor` for a `.keras` file, local or remote; `options` are its keyword arguments.
 
     Raises:
@@ -88,7 +89,7 @@ def load_predictor(path, **options) -> CamPredictor:
     return CamPredictor(load_model(path), **options)
 
 
-def cached_predictor(path, content_hash, options=()) -> CamPredictor:
+def cached_predictor(path: str, content_hash: str, options: tuple[tuple[str, Any], ...] = ()) -> CamPredictor:
     """`load_predictor`, kept for the process: one model in memory, however many threads and pipelines ask.
 
     Args:
@@ -100,7 +101,7 @@ def cached_predictor(path, content_hash, options=()) -> CamPredictor:
     return _cam_predictors.get(key, lambda: load_predictor(path, **dict(options)))
 
 
-def cached_affinity_predictor(path, content_hash, max_side) -> AffinityPredictor:
+def cached_affinity_predictor(path: str, content_hash: str, max_side: int) -> AffinityPredictor:
     """An `AffinityPredictor`, kept for the process; see `cached_predictor`."""
     key = (path, content_hash, max_side)
     return _affinity_predictors.get(key, lambda: AffinityPredictor(load_model(path), max_side))

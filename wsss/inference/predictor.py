@@ -6,7 +6,7 @@ Keras and its backend are imported when a predictor is built, not when this modu
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -95,7 +95,7 @@ class CamPredictor:
 
     def __init__(
         self,
-        model,
+        model: Any,
         *,
         scales: Sequence[float] = (1.5,),
         mirror: bool = True,
@@ -290,7 +290,7 @@ def _joint_network(model, cam):
     return keras.Model(image, [cam_model(image), classifier(image)])
 
 
-def check_input(model) -> None:
+def check_input(model: Any) -> None:
     """Raises a `UserError` where a network does not accept RGB images of any size."""
     shape = tuple(model.input_shape)[1:]
     if shape != (None, None, 3):
@@ -300,12 +300,12 @@ def check_input(model) -> None:
         )
 
 
-def shrinkage(size, max_side: int) -> float:
+def shrinkage(size: tuple[int, int], max_side: int) -> float:
     """The factor, at most 1, that brings the longer side of an image down to `max_side`; 0 never shrinks."""
     return min(1.0, max_side / max(size)) if max_side else 1.0
 
 
-def resize_image(image: np.ndarray, size) -> np.ndarray:
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pillow's bicubic with antialiasing, as in the published code; uint8 in and out."""
     if image.shape[:2] == size:
         return image

@@ -64,7 +64,7 @@ class LabelShards(beam.PTransform):
         self._cams, self._refinement, self._writing = cams, refinement, writing
         self._reshuffle = reshuffle
 
-    def expand(self, shards):
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
         writing = self._writing
         cams = shards | ComputeCAMs(self._cams)
         elements, failures = cams["image_cams"], [cams[FAILURES]]

@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError
 from wsss.pipeline.calibration import CONSTANT
+from wsss.pipeline.trained_run import TrainedRun
 
 REFINEMENTS = ("pamr", "walk", "crf")
 CRF_PRESETS = (
@@ -169,7 +171,7 @@ class Options(cli.Options):
     )
     accelerator: str = cli.option("", "Beam's resource hint for inference, such as type:nvidia-l4;count:1")
 
-    def check(self):
+    def check(self) -> None:
         if self.background_threshold is not None and self.background_alpha is not None:
             raise UserError("Give one of `--background_threshold` and `--background_alpha`.")
         if self.write != "masks" and "crf" in self.refine:
@@ -178,13 +180,13 @@ class Options(cli.Options):
             raise UserError("`--refine walk` and `--affinity_model` go together: give both or neither.")
 
     @property
-    def predictor(self):
+    def predictor(self) -> tuple[tuple[str, Any], ...]:
         """`(name, value)` pairs, the keyword arguments of `CamPredictor`."""
         pairs = [(name, getattr(self, name)) for name in ("scales", "mirror", "cam", "max_side")]
         mebibytes = self.max_activation_memory
         return (*pairs, ("max_activation_memory", mebibytes and mebibytes << 20))
 
-    def recorded(self):
+    def recorded(self) -> dict[str, Any]:
         """The options that the results depend on, as JSON gives them back."""
         values = dataclasses.asdict(self)
         return {
@@ -205,7 +207,7 @@ def options_of_new_images(**values) -> Options:
     return Options(**{**values, **NEW_IMAGES})
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The parser of the program's own flags; Beam parses the rest."""
     return cli.make_parser(
         Options,
@@ -215,7 +217,7 @@ def make_parser():
     )
 
 
-def resolve(options, run):
+def resolve(options: Options, run: TrainedRun) -> Options:
     """The options with all that the trained run decides filled in: data, split, output, background, CRF."""
     segments = options.cam == "probabilities" or (not options.cam and run.kind == SEGMENTATION)
     threshold = options.background_threshold

@@ -75,7 +75,7 @@ class Options(cli.Options):
     )
     overwrite: bool = cli.option(False, "replace the collection in --output, once the new one is complete")
 
-    def check(self):
+    def check(self) -> None:
         given = [f"--{name}" for name in ("images", "voc", "coco", "tfds") if getattr(self, name)]
         if len(given) != 1:
             raise UserError(

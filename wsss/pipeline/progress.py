@@ -6,6 +6,8 @@ Workers in other processes have no listener: there, progress shows when a wave o
 import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,14 +15,14 @@ _SECONDS_BETWEEN_LINES = 10
 _listener = None
 
 
-def tick():
+def tick() -> None:
     """One more image is done."""
     if _listener is not None:
         _listener()
 
 
 @contextlib.contextmanager
-def listen(listener):
+def listen(listener: Callable[[], Any]) -> Iterator[None]:
     """While the block runs, `listener()` is called for each image that is done in this process."""
     global _listener
     before, _listener = _listener, listener
@@ -31,7 +33,7 @@ def listen(listener):
 
 
 @contextlib.contextmanager
-def shown(images):
+def shown(images: int) -> Iterator[Any]:
     """Yields what shows progress: a bar on a terminal, in a log a line now and then.
 
     Args:

@@ -36,7 +36,7 @@ def lanes(count: int) -> tuple[int, ...]:
 class Vector(types.Type):
     """Numba's type of `lanes` float32."""
 
-    def __init__(self, lanes):
+    def __init__(self, lanes: int):
         super().__init__(name=f"float32x{lanes}")
         self.lanes = lanes
 
@@ -45,7 +45,7 @@ class Vector(types.Type):
 class VectorModel(models.PrimitiveModel):
     """A vector is one LLVM value."""
 
-    def __init__(self, manager, vector):
+    def __init__(self, manager: Any, vector: Vector):
         super().__init__(manager, vector, ir.VectorType(ir.FloatType(), vector.lanes))
 
 

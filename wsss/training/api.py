@@ -1,6 +1,7 @@
 """Training from Python, as `python -m wsss.train` does it: `wsss.train_model`."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from wsss.common import io
@@ -41,7 +42,9 @@ def train_model(data: str = "", output: str = "", *, preset: str = "", **options
     return run
 
 
-def run_training(options: TrainingOptions, announce=None) -> tuple[RunDirectory, str | None]:
+def run_training(
+    options: TrainingOptions, announce: Callable[[str], None] | None = None
+) -> tuple[RunDirectory, str | None]:
     """Opens the collection and the run directory, and trains unless the run is finished.
 
     What the command line and the collection alone can show to be wrong is reported before TensorFlow is

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from wsss.common.constants import IGNORE
+from wsss.data.dataset import Collection
 from wsss.data.images import BadImage
 
 # Part of the way from chance to perfect that the mean average precision must have come.
@@ -42,7 +43,7 @@ class ConstantScores:
         return None
 
 
-def constant_scores(collection, split: str, limit: int = 1000) -> ConstantScores:
+def constant_scores(collection: Collection, split: str, limit: int = 1000) -> ConstantScores:
     """The baseline of a split, from the tags of its first images.
 
     Args:
@@ -84,7 +85,7 @@ class ConstantLabels:
         return f"the segmentation loss {loss:.3g} is not below {self.loss:.3g}, that of constant labels"
 
 
-def constant_labels(collection, split: str, limit: int = 200) -> ConstantLabels | None:
+def constant_labels(collection: Collection, split: str, limit: int = 200) -> ConstantLabels | None:
     """The baseline of a split, from the label maps of its first images; None where these hold one label only.
 
     Args:

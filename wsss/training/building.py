@@ -1,18 +1,21 @@
 """Builds the backbone, the model, the optimizer and the dataset that the options describe."""
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.error import URLError
 
 import keras
 import tensorflow as tf
 
 from wsss.backbones.applications import build_backbone
-from wsss.backbones.base import freeze
+from wsss.backbones.base import Backbone, freeze
 from wsss.backbones.resnet import torchvision_backbone
 from wsss.backbones.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
 from wsss.backbones.resnet38 import resnet38_backbone
 from wsss.backbones.tiny import small_backbone
 from wsss.common.errors import UserError
 from wsss.data.augment import Augmentation
+from wsss.data.dataset import Collection
 from wsss.data.loader import training_dataset
 from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.cam_classifier import CamClassifier
@@ -23,6 +26,9 @@ from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 from wsss.models.views import AffineView, RescaledView
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
+from wsss.training.device import DeviceSettings
+from wsss.training.options import TrainingOptions
+from wsss.training.state import Progress
 
 TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
 # Of the networks that learn from pairs of pixels, as published: the radius in positions.
@@ -32,7 +38,7 @@ DISPLACEMENT_RATE = 10.0  # of IRN's displacement branch, relative to that of it
 SEAM_MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype}
 
 
-def make_backbone(options):
+def make_backbone(options: TrainingOptions) -> Backbone:
     """The `Backbone` that the options name.
 
     Raises:
@@ -67,7 +73,7 @@ def make_backbone(options):
         ) from error
 
 
-def make_model(options, classes, backbone):
+def make_model(options: TrainingOptions, classes: int, backbone: Backbone) -> keras.Model:
     """The model to be trained, compiled; to be called under the strategy's scope.
 
     Args:
@@ -118,7 +124,7 @@ def make_model(options, classes, backbone):
     )
 
 
-def make_view(options):
+def make_view(options: TrainingOptions) -> RescaledView | AffineView:
     """The second view of training images that the options name."""
     if options.view == "affine":
         return AffineView()
@@ -132,7 +138,14 @@ def _standardizes_correlation(options):
     return options.standardize_correlation == "yes"
 
 
-def compile_model(model, options, settings, backbone, total_steps, rate_factor=1.0):
+def compile_model(
+    model: keras.Model,
+    options: TrainingOptions,
+    settings: DeviceSettings,
+    backbone: Backbone,
+    total_steps: int,
+    rate_factor: float = 1.0,
+) -> None:
     """Compiles the model and builds the optimizer's variables, under the strategy's scope.
 
     Args:
@@ -151,7 +164,9 @@ def compile_model(model, options, settings, backbone, total_steps, rate_factor=1
     model.optimizer.build(model.trainable_variables)
 
 
-def make_optimizer(options, new, total_steps, rate_factor=1.0):
+def make_optimizer(
+    options: TrainingOptions, new: Mapping[str, float], total_steps: int, rate_factor: float = 1.0
+) -> keras.optimizers.Optimizer:
     """The optimizer with its parameter groups and schedule.
 
     Args:
@@ -176,14 +191,14 @@ def make_optimizer(options, new, total_steps, rate_factor=1.0):
     return GroupedSGD(rate, momentum=options.momentum, **shared)
 
 
-def new_layers(model, backbone):
+def new_layers(model: keras.Model, backbone: Backbone) -> dict[str, float]:
     """Name -> relative learning rate of the layers of `model` that the backbone does not have."""
     old = {layer.name for layer in keras.Model(backbone.input, backbone.feature).layers}
     new = [layer.name for layer in model.network.layers if layer.weights and layer.name not in old]
     return {name: DISPLACEMENT_RATE if name.startswith("fc_dp") else 1.0 for name in new}
 
 
-def make_augmentation(options):
+def make_augmentation(options: TrainingOptions) -> Augmentation:
     """The `Augmentation` of the options; sizes become multiples of the crop."""
     low, high = options.long_side or (options.image_size, options.image_size)
     brightness, contrast, saturation, hue = options.jitter
@@ -200,7 +215,13 @@ def make_augmentation(options):
         raise UserError(f"--jitter: {error}") from error
 
 
-def make_dataset(options, collection, pad_value, strategy, progress):
+def make_dataset(
+    options: TrainingOptions,
+    collection: Collection,
+    pad_value: tuple[float, ...],
+    strategy: Any,
+    progress: Progress,
+) -> Any:
     """Dataset of global batches from `progress` to the end of the run; each worker reads its own part.
 
     Args:
@@ -233,14 +254,16 @@ def make_dataset(options, collection, pad_value, strategy, progress):
     return strategy.distribute_datasets_from_function(part)
 
 
-def batch_shapes(options, collection, strategy):
+def batch_shapes(
+    options: TrainingOptions, collection: Collection, strategy: Any
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of images and labels in one replica's part of a batch."""
     images, side = options.batch_size // strategy.num_replicas_in_sync, options.image_size
     labels = (images, side, side) if options.learns_from_masks else (images, len(collection.class_names))
     return (images, side, side, 3), labels
 
 
-def set_numerics(options, settings):
+def set_numerics(options: TrainingOptions, settings: DeviceSettings) -> None:
     """Seeds, number format and determinism; before TensorFlow runs its first operation.
 
     Args:
@@ -263,7 +286,7 @@ def set_numerics(options, settings):
             ) from None
 
 
-def check_data(options, strategy, collection):
+def check_data(options: TrainingOptions, strategy: Any, collection: Collection) -> None:
     """Raises a `UserError` for options that the strategy or the collection does not allow."""
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:

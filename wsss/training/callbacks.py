@@ -6,7 +6,9 @@ They share `logs`: `Validation` adds its metrics, and the callbacks after it rec
 import csv
 import logging
 import time
+from collections.abc import Callable
 from io import StringIO
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,7 +38,7 @@ class StateKeeper(keras.callbacks.Callback):
         failure: why the run was stopped, or None.
     """
 
-    def __init__(self, path, *, steps_per_epoch, save_steps=0, writes=True):
+    def __init__(self, path: str, *, steps_per_epoch: int, save_steps: int = 0, writes: bool = True):
         super().__init__()
         self.path = path
         self.progress = Progress()
@@ -48,12 +50,12 @@ class StateKeeper(keras.callbacks.Callback):
         self._first_step = 0
         self._running_means = None
 
-    def restore(self):
+    def restore(self) -> None:
         """Loads the saved state into the model; called once, before `fit`."""
         self.progress = self._saved = checkpoint.load(self.path, self.model)
         self._running_means = [variable.numpy() for variable in self.model.metrics_variables]
 
-    def save(self):
+    def save(self) -> None:
         """Saves the state as it is now, unless it is not finite, which stops the run."""
         arrays = checkpoint.capture(self.model)
         if not checkpoint.is_finite(arrays):
@@ -63,7 +65,7 @@ class StateKeeper(keras.callbacks.Callback):
             checkpoint.save(self.path, arrays, self.progress)
         self._saved = self.progress
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Restores the running means of an interrupted epoch, which `fit` has just reset."""
         step = self.progress.step if epoch == self.progress.epoch else 0
         self.progress = self.progress._replace(epoch=epoch, step=step)
@@ -73,7 +75,7 @@ class StateKeeper(keras.callbacks.Callback):
                 variable.assign(value)
         self._running_means = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Checks the loss, a running mean; saves when another `save_steps` steps are done."""
         step, before = self._first_step + batch + 1, self.progress.step
         self.progress = self.progress._replace(step=step)
@@ -85,7 +87,7 @@ class StateKeeper(keras.callbacks.Callback):
         if due and step < self.steps_per_epoch:
             self.save()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves a whole epoch."""
         if self.failure is None:
             self.progress = self.progress._replace(epoch=epoch + 1, step=0)
@@ -122,13 +124,21 @@ class LearningMonitor(keras.callbacks.Callback):
         best_map: highest `val_map` so far, or None.
     """
 
-    def __init__(self, baseline, *, steps_per_epoch, watch_map=True, min_steps=100, stops=True):
+    def __init__(
+        self,
+        baseline: Any,
+        *,
+        steps_per_epoch: int,
+        watch_map: bool = True,
+        min_steps: int = 100,
+        stops: bool = True,
+    ):
         super().__init__()
         self._baseline, self._steps_per_epoch, self._watch_map = baseline, steps_per_epoch, watch_map
         self._min_steps, self._stops = min_steps, stops
         self.learned = self.problem = self.best_map = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compares the epoch's loss and precision with the baseline."""
         logs = logs or {}
         loss, precision = logs.get(self._baseline.LOSS), logs.get("val_map")
@@ -152,11 +162,11 @@ class Validation(keras.callbacks.Callback):
         evaluate: function of the model that returns a dictionary of metrics.
     """
 
-    def __init__(self, evaluate):
+    def __init__(self, evaluate: Callable[[keras.Model], dict[str, float]]):
         super().__init__()
         self._evaluate = evaluate
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluates, unless the run was stopped."""
         if not self.model.stop_training:
             logs.update({f"val_{name}": value for name, value in self._evaluate(self.model).items()})
@@ -165,17 +175,17 @@ class Validation(keras.callbacks.Callback):
 class HistoryFile(keras.callbacks.Callback):
     """Keeps `history.csv`: one row an epoch, the same after a resumed run as after an undisturbed one."""
 
-    def __init__(self, path):
+    def __init__(self, path: str):
         super().__init__()
         self.path = path
         self._rows = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps the rows of the epochs that an earlier run finished, and drops later ones."""
         if self._rows is None:
             self._rows = read_history(self.path)[:epoch]
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Rewrites all rows, atomically: a kill never leaves half a row."""
         if self.model.stop_training:
             return
@@ -190,7 +200,7 @@ class HistoryFile(keras.callbacks.Callback):
         io.write_text(self.path, stream.getvalue())
 
 
-def read_history(path):
+def read_history(path: str) -> list[dict[str, str]]:
     """The rows of `history.csv` as dictionaries; none where there is no file."""
     if not io.exists(path):
         return []
@@ -205,17 +215,17 @@ class Summaries(keras.callbacks.Callback):
         draw: function of the model that returns uint8 RGB pictures `(count, height, width, 3)`, or None.
     """
 
-    def __init__(self, directory, draw=None):
+    def __init__(self, directory: str, draw: Callable[[keras.Model], np.ndarray] | None = None):
         super().__init__()
         self._directory = directory
         self._draw = draw
         self._writer = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the event file."""
         self._writer = self._writer or tf.summary.create_file_writer(self._directory)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes one point per metric, and one row of pictures."""
         with self._writer.as_default(step=epoch + 1):
             for name, value in (logs or {}).items():
@@ -245,18 +255,23 @@ class PlainProgress(keras.callbacks.Callback):
         clock: function that returns seconds.
     """
 
-    def __init__(self, write=print, interval=30.0, clock=time.monotonic):
+    def __init__(
+        self,
+        write: Callable[[str], Any] = print,
+        interval: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         super().__init__()
         self._write = write
         self._interval = interval
         self._clock = clock
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
         self._epoch = epoch + 1
         self._started = self._last = self._clock()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a line if `interval` has passed since the last one."""
         now = self._clock()
         if now - self._last >= self._interval:
@@ -265,7 +280,7 @@ class PlainProgress(keras.callbacks.Callback):
             steps = self.params.get("steps") or "?"
             self._line(f"step {batch + 1}/{steps} ({pace:.2f} s a step)", logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the metrics of the epoch."""
         self._line(f"{self._clock() - self._started:.0f} s", logs)
 

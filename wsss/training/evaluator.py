@@ -2,8 +2,10 @@
 
 import itertools
 
+import keras
 import numpy as np
 
+from wsss.data.dataset import Collection
 from wsss.inference.cam_scores import background_scores, mask_from_scores, merge_scales, normalize_scores
 from wsss.inference.predictor import CamPredictor
 from wsss.metrics import ThresholdSweep, average_precision, confusion_matrix, counts_of, mean_iou
@@ -24,7 +26,16 @@ class CamEvaluator:
         max_side: larger images are shrunk, pixels.
     """
 
-    def __init__(self, collection, split, *, limit, threshold, cam, max_side=512):
+    def __init__(
+        self,
+        collection: Collection,
+        split: str,
+        *,
+        limit: int,
+        threshold: float,
+        cam: str,
+        max_side: int = 512,
+    ):
         self._collection, self._split, self._limit = collection, split, limit
         self._threshold, self._cam, self._max_side = threshold, cam, max_side
         self._model = self._predictor = None
@@ -49,7 +60,7 @@ class CamEvaluator:
             metrics["best_miou"], metrics["best_threshold"] = best, best_threshold
         return metrics
 
-    def pictures(self, model, count=4):
+    def pictures(self, model: keras.Model, count: int = 4) -> np.ndarray:
         """uint8 RGB `(count, height, width, 3)`: image, CAM of a class, mask, and truth where known."""
         rows = []
         self._follow(model)
@@ -93,7 +104,7 @@ class SegmentationEvaluator:
         max_side: larger images are shrunk, pixels.
     """
 
-    def __init__(self, collection, split, *, limit, max_side=512):
+    def __init__(self, collection: Collection, split: str, *, limit: int, max_side: int = 512):
         self._collection, self._split, self._limit, self._max_side = collection, split, limit, max_side
         self._model = self._predictor = None
 
@@ -107,7 +118,7 @@ class SegmentationEvaluator:
         correct = np.trace(confusion[:, :-1]) / max(1, confusion.sum())
         return {"miou": float(mean_iou(counts_of(confusion))), "pixel_accuracy": float(correct)}
 
-    def pictures(self, model, count=4):
+    def pictures(self, model: keras.Model, count: int = 4) -> np.ndarray:
         """uint8 RGB `(count, height, width, 3)`: image, segmentation and truth."""
         rows = []
         self._follow(model)

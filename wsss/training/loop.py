@@ -3,20 +3,33 @@
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
 
 from wsss.common import io
+from wsss.data.dataset import Collection
 from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
 from wsss.training.baseline import constant_labels, constant_scores
+from wsss.training.device import DeviceSettings
 from wsss.training.evaluator import CamEvaluator, SegmentationEvaluator
-from wsss.training.run_dir import describe
+from wsss.training.options import TrainingOptions
+from wsss.training.run_dir import RunDirectory, describe
 from wsss.training.state import Progress, read_progress
 
 RESTARTS = 1  # how often a network that does not learn is trained once more
 RESTART_FACTOR = 0.1  # on the learning rate
 
 
-def train(options, settings, run, strategy, collection):
+def train(
+    options: TrainingOptions,
+    settings: DeviceSettings,
+    run: RunDirectory,
+    strategy: Any,
+    collection: Collection,
+) -> str | None:
     """Trains into a run directory, from where a former run of the same options was stopped.
 
     A network that does not learn, or whose loss is not finite, is trained once more with a tenth of the
@@ -141,7 +154,7 @@ class _Attempt:
 _REMEDY = "Try a lower --learning_rate or more --epochs, and check the tags or masks."
 
 
-def spans(progress, epochs):
+def spans(progress: Progress, epochs: int) -> Iterator[tuple[Progress, int]]:
     """`(start, last epoch)` of each call of `fit` that is left: an interrupted epoch, then the others."""
     if progress.step:
         yield progress, progress.epoch + 1
@@ -150,12 +163,12 @@ def spans(progress, epochs):
         yield progress, epochs
 
 
-def on_terminal():
+def on_terminal() -> bool:
     """Whether the output is a terminal, which gets a progress bar; a log file gets lines."""
     return sys.stdout.isatty()
 
 
-def make_baseline(options, collection):
+def make_baseline(options: TrainingOptions, collection: Collection) -> Any:
     """What constant predictions reach on the targets of the model, or None for pairs of pixels."""
     if options.is_affinity_model:
         return None
@@ -164,7 +177,7 @@ def make_baseline(options, collection):
     return constant_scores(collection, options.split)
 
 
-def make_evaluator(options, collection):
+def make_evaluator(options: TrainingOptions, collection: Collection) -> Any:
     """The function of the model that evaluates it after each epoch, or None."""
     if not options.measures:
         return None
@@ -181,7 +194,9 @@ def make_evaluator(options, collection):
     )
 
 
-def make_callbacks(options, run, collection):
+def make_callbacks(
+    options: TrainingOptions, run: RunDirectory, collection: Collection
+) -> list[keras.callbacks.Callback]:
     """The callbacks that record a run, in the order in which they see the logs."""
     evaluator = make_evaluator(options, collection)
     return [
@@ -192,7 +207,13 @@ def make_callbacks(options, run, collection):
     ]
 
 
-def save(run, model, keeper, monitor, failure):
+def save(
+    run: RunDirectory,
+    model: keras.Model,
+    keeper: callbacks.StateKeeper,
+    monitor: callbacks.LearningMonitor | None,
+    failure: str | None,
+) -> None:
     """Writes the model, without its optimizer and strategy, and how the run ended.
 
     Args:

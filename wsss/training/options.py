@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 from wsss.common import cli
 from wsss.common.errors import UserError
@@ -212,7 +213,7 @@ class TrainingOptions(cli.Options):
         False, "the same bits from every run on the same machine, somewhat slower"
     )
 
-    def check(self):
+    def check(self) -> None:
         limits = self.long_side
         if limits is not None and not 0 < limits[0] <= limits[1]:
             raise UserError(
@@ -228,17 +229,17 @@ class TrainingOptions(cli.Options):
             raise UserError("--strategy multi_worker needs --data and --output that every worker can reach.")
 
     @property
-    def measures(self):
+    def measures(self) -> bool:
         """Whether the CAMs, or the segmentation, are evaluated after each epoch."""
         return self.val_split != "none" and not self.is_affinity_model
 
     @property
-    def is_affinity_model(self):
+    def is_affinity_model(self) -> bool:
         """Whether the model learns pairwise affinities from masks, and has no CAMs."""
         return self.model in ("affinity", "irn")
 
     @property
-    def learns_from_masks(self):
+    def learns_from_masks(self) -> bool:
         """Whether the model learns from label maps in place of tags."""
         return self.is_affinity_model or self.model == "deeplab"
 
@@ -273,14 +274,14 @@ OF_MODEL = {
 }
 
 
-def default_values(preset_name, data, model):
+def default_values(preset_name: str, data: str, model: str) -> dict[str, Any]:
     """The options that are set before any flag: a preset's, the built-in collection's or the model's."""
     if preset_name or not data:
         return preset_values(preset_name or "built_in")
     return OF_MODEL.get(model, {})
 
 
-def parse_options(argv=None):
+def parse_options(argv: list[str] | None = None) -> TrainingOptions:
     """Options from a command line: defaults, then the preset's or model's, then the flags that are given.
 
     Raises:
@@ -298,7 +299,7 @@ def parse_options(argv=None):
     return TrainingOptions(**values)
 
 
-def preset_values(name):
+def preset_values(name: str) -> dict[str, Any]:
     """The options that a preset sets."""
     if not name:
         return {}
@@ -315,7 +316,7 @@ def preset_values(name):
     }
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The argument parser, one flag a field of `TrainingOptions`."""
     parser = cli.make_parser(
         TrainingOptions,

@@ -13,10 +13,13 @@ import platform
 import re
 from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.common.output_folder import OutputFolder, claim
+from wsss.data.dataset import Collection
+from wsss.training.options import TrainingOptions
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -45,58 +48,58 @@ class RunDirectory:
     data: Mapping = dataclasses.field(default_factory=dict, compare=False)
 
     @property
-    def work(self):
+    def work(self) -> str:
         return self.folder.work if self.folder else self.path
 
     @property
-    def model(self):
+    def model(self) -> str:
         return io.join(self.work, "model.keras")
 
     @property
-    def config(self):
+    def config(self) -> str:
         return io.join(self.work, "config.json")
 
     @property
-    def history(self):
+    def history(self) -> str:
         return io.join(self.work, "history.csv")
 
     @property
-    def result(self):
+    def result(self) -> str:
         return io.join(self.work, "result.json")
 
     @property
-    def tensorboard(self):
+    def tensorboard(self) -> str:
         return io.join(self.work, "tensorboard")
 
     @property
-    def checkpoint(self):
+    def checkpoint(self) -> str:
         return io.join(self.work, "checkpoint", "state.npz")
 
     @property
-    def device_settings(self):
+    def device_settings(self) -> dict[str, Any]:
         """What a run that was begun here chose for its device, as far as recorded; see `DeviceSettings`."""
         config = io.read_object(self.config) if io.exists(self.config) else {}
         options = config.get("options", {})  # 0.1.0 recorded no more, and chose nothing by device
         return config.get("device") or {name: options[name] for name in _BY_DEVICE if name in options}
 
-    def is_finished(self):
+    def is_finished(self) -> bool:
         """Whether the run ended as it should."""
         return io.exists(self.result) and io.read_object(self.result).get("status") == "finished"
 
-    def begin(self):
+    def begin(self) -> None:
         """Marks the folder as that of a run."""
         self.folder.begin()
 
-    def clear(self):
+    def clear(self) -> None:
         """Removes what a former run left, so that nothing of it is mistaken for the new one's."""
         self.folder.clear()
 
-    def publish(self):
+    def publish(self) -> None:
         """Puts a finished run in the place of the one that it replaces."""
         self.folder.publish()
 
 
-def open_run(options, collection=None):
+def open_run(options: TrainingOptions, collection: Collection | None = None) -> RunDirectory:
     """The run directory of a command, new or to be resumed.
 
     With `--output` it is that folder. Otherwise it is the newest unfinished `runs/MODEL-NUMBER` of the same
@@ -131,7 +134,9 @@ def open_run(options, collection=None):
     return run
 
 
-def describe(options, settings, collection, model, strategy):
+def describe(
+    options: TrainingOptions, settings: Any, collection: Collection, model: Any, strategy: Any
+) -> dict[str, Any]:
     """The content of `config.json`; `options` alone, as flags, repeat the run on such a device."""
     return {
         "program": "wsss.train",

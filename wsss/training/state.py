@@ -5,9 +5,11 @@ an interrupted epoch and the position in the data are kept as well.
 """
 
 import json
+from collections.abc import Sequence
 from io import BytesIO
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from wsss.common import io
@@ -29,29 +31,29 @@ class Progress(NamedTuple):
     restarts: int = 0
 
 
-def state_variables(model):
+def state_variables(model: keras.Model) -> list[keras.Variable]:
     """Every variable that a training step reads or writes: weights, seeds, optimizer, running means."""
     model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
 
 
-def capture(model):
+def capture(model: keras.Model) -> list[np.ndarray]:
     """The state as NumPy arrays; under a strategy all replicas must call it."""
     return [np.asarray(variable.numpy()) for variable in state_variables(model)]
 
 
-def restore(model, arrays):
+def restore(model: keras.Model, arrays: Sequence[np.ndarray]) -> None:
     """Puts back what `capture` returned."""
     for variable, array in zip(state_variables(model), arrays):
         variable.assign(array)
 
 
-def is_finite(arrays):
+def is_finite(arrays: Sequence[np.ndarray]) -> bool:
     """Whether no number in the state is NaN or infinite."""
     return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
 
 
-def save(path, arrays, progress):
+def save(path: str, arrays: Sequence[np.ndarray], progress: Progress) -> None:
     """Writes state and progress to one file, atomically."""
     stream = BytesIO()
     header = np.frombuffer(json.dumps(progress._asdict()).encode(), np.uint8)
@@ -59,7 +61,7 @@ def save(path, arrays, progress):
     io.write_bytes(path, stream.getvalue())
 
 
-def read_progress(path):
+def read_progress(path: str) -> Progress:
     """The `Progress` in a file of `save`.
 
     Raises:
@@ -68,7 +70,7 @@ def read_progress(path):
     return _read(path)[1]
 
 
-def load(path, model):
+def load(path: str, model: keras.Model) -> Progress:
     """Reads a file of `save` into the model.
 
     Returns:

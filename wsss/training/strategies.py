@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -10,7 +11,7 @@ from wsss.common import compat
 from wsss.common.errors import UserError
 
 
-def make_strategy(name, cpu_replicas=1):
+def make_strategy(name: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
     """The `tf.distribute` strategy of a name.
 
     Args:
@@ -32,7 +33,7 @@ def make_strategy(name, cpu_replicas=1):
     return _tpu_strategy()
 
 
-def is_chief(strategy):
+def is_chief(strategy: Any) -> bool:
     """Whether this process writes the run directory; every process computes the same."""
     resolver = getattr(strategy, "cluster_resolver", None)
     if resolver is None or not resolver.task_type:
@@ -44,7 +45,7 @@ def is_chief(strategy):
     )
 
 
-def prepare_model(model, strategy, batch_shapes):
+def prepare_model(model: keras.Model, strategy: Any, batch_shapes: tuple) -> None:
     """Works around two faults of Keras 3 under `MultiWorkerMirroredStrategy`; nothing else is touched.
 
     Before the first step `Model.fit` averages a batch over the workers to learn its shape, which fails on a

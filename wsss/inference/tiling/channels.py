@@ -1,6 +1,7 @@
 """Convolutions with thousands of output channels, in groups of channels where Eigen is faster so."""
 
 import functools
+from typing import Any
 
 import keras
 from keras import ops
@@ -27,7 +28,7 @@ def is_split(channels: int) -> bool:
     return wide and uses_eigen_conv()
 
 
-def split_output_channels(kernel) -> list:
+def split_output_channels(kernel: Any) -> list:
     """A kernel as several with some of the output channels each, where the convolution is faster so.
 
     Eigen, with which TensorFlow convolves on CPUs without oneDNN, multiplies matrices at 0.6 to 0.8 of its
@@ -44,6 +45,6 @@ def split_output_channels(kernel) -> list:
     return ops.split(kernel, channels // CHANNELS_AT_ONCE, axis=-1) if is_split(channels) else [kernel]
 
 
-def concat_channels(maps):
+def concat_channels(maps: list) -> Any:
     """The maps (batch, height, width, channels) as one, channels in order."""
     return maps[0] if len(maps) == 1 else ops.concatenate(maps, axis=-1)

@@ -8,11 +8,12 @@ import numpy as np
 from keras import layers
 
 from wsss.inference.fuse_batch_norm import FusedConvolution, convolve, is_plain_convolution
-from wsss.inference.graph import rebuild
+from wsss.inference.graph import Step, rebuild
 from wsss.inference.tiling.channels import uses_eigen_conv
 from wsss.inference.tiling.receptive_field import (
     POINTWISE,
     LayerInputs,
+    ReceptiveField,
     StripScheduler,
     convolution_receptive_fields,
 )
@@ -145,7 +146,7 @@ class TiledExecutor(layers.Layer):
         return keras.tree.flatten(whole)
 
 
-def receptive_fields_of(step):
+def receptive_fields_of(step: Step) -> tuple[ReceptiveField, ...] | None:
     """The receptive fields of a layer along rows and columns, or None for layers that read the whole map.
 
     Args:

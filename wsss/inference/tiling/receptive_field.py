@@ -1,9 +1,11 @@
 """Receptive fields of layers, and the schedule by which maps are computed in strips of rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+ZeroPadding = tuple[tuple[int, int], tuple[int, int]]  # rows, columns: before and after the map
 
 
 class ReceptiveField(NamedTuple):
@@ -40,7 +42,9 @@ class ReceptiveField(NamedTuple):
 POINTWISE = ReceptiveField()
 
 
-def convolution_receptive_fields(convolution, zero_padding=None) -> tuple[ReceptiveField, ...] | None:
+def convolution_receptive_fields(
+    convolution: Any, zero_padding: ZeroPadding | None = None
+) -> tuple[ReceptiveField, ...] | None:
     """The receptive fields of a convolution along rows and columns.
 
     Args:

@@ -60,7 +60,7 @@ class ShardResult:
 class WriteShards(beam.PTransform):
     """Paths of plans in; writes their shards, and the result of each beside its plan."""
 
-    def expand(self, plans):
+    def expand(self, plans: beam.PCollection) -> beam.PCollection:
         return plans | beam.Reshuffle() | beam.Map(write_shard)
 
 

@@ -104,7 +104,7 @@ class WriteManifests(beam.PTransform):
         super().__init__()
         self._layout = layout
 
-    def expand(self, inputs):
+    def expand(self, inputs: Any) -> beam.PCollection:
         shards = inputs["shards"]
         empty = shards | "OpenTally" >> beam.Map(lambda shard: (shard.name, Tally()))
         tallies = (empty, inputs["tallies"]) | beam.Flatten() | beam.CombinePerKey(AddTallies())

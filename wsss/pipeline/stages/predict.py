@@ -1,7 +1,7 @@
 """CAM inference in a pipeline: our model handler for Beam's `RunInference`, and the stage around it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection
 from wsss.data.images import decode_image
+from wsss.inference.predictor import CamPredictor
 from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
 from wsss.pipeline.stages.read import InputImage, ReadBatches
 
@@ -54,12 +55,18 @@ class CamModelHandler(ModelHandler):
         resource_hints: of the stage, such as `{"accelerator": "type:nvidia-l4;count:1"}`.
     """
 
-    def __init__(self, model_path, model_hash, predictor_options=(), resource_hints=None):
+    def __init__(
+        self,
+        model_path: str,
+        model_hash: str,
+        predictor_options: tuple = (),
+        resource_hints: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
         self._load = (model_path, model_hash, predictor_options)
         self._resource_hints = dict(resource_hints or {})
 
-    def load_model(self):
+    def load_model(self) -> CamPredictor:
         """The predictor; a process keeps the latest one, also from one pipeline to the next."""
         import_tensorflow()
         from wsss.inference.loading import cached_predictor
@@ -85,13 +92,13 @@ class CamModelHandler(ModelHandler):
         for index, element in enumerate(batch):
             yield PredictionResult(element, results[index])
 
-    def get_metrics_namespace(self):
+    def get_metrics_namespace(self) -> str:
         return NAMESPACE
 
-    def get_resource_hints(self):
+    def get_resource_hints(self) -> dict[str, Any]:
         return self._resource_hints
 
-    def should_skip_batching(self):
+    def should_skip_batching(self) -> bool:
         """Elements are batches already, see `ReadBatches`."""
         return True
 
@@ -106,12 +113,12 @@ class PredictCAM(beam.PTransform):
         label_threshold: in [0, 1].
     """
 
-    def __init__(self, handler, image_labels="truth", label_threshold=0.5):
+    def __init__(self, handler: CamModelHandler, image_labels: str = "truth", label_threshold: float = 0.5):
         super().__init__()
         self._handler = handler
         self._keep = beam.ParDo(_KeepPresent(image_labels == "predicted", label_threshold))
 
-    def expand(self, batches):
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
         results = batches | "RunInference" >> RunInference(self._handler)
         return results | "KeepPresent" >> self._keep.with_outputs(FAILURES, main="image_cams")
 
@@ -145,7 +152,7 @@ class ComputeCAMs(beam.PTransform):
         super().__init__()
         self._settings = settings
 
-    def expand(self, shards):
+    def expand(self, shards: beam.PCollection) -> dict[str, beam.PCollection]:
         of = self._settings
         read = shards | ReadBatches(of.collection, of.batch_size)
         predicted = read.batches | PredictCAM(of.handler, of.image_labels, of.label_threshold)

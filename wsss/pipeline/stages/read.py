@@ -139,11 +139,11 @@ class ReadBatches(beam.PTransform):
     than a missing file pass, so that the runner tries again: they are nothing about the image.
     """
 
-    def __init__(self, collection, batch_size):
+    def __init__(self, collection: Collection | None, batch_size: int):
         super().__init__()
         self._collection, self._batch_size = collection, batch_size
 
-    def expand(self, shards):
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
         read = beam.ParDo(_ReadShard(self._collection, self._batch_size))
         return shards | read.with_outputs(FAILURES, main="batches")
 

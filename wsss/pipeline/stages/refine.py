@@ -1,6 +1,7 @@
 """Refinement, from image CAMs to masks: each PTransform is a thin shell around a pure function."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -123,22 +124,22 @@ class MergeScales(beam.PTransform):
         background: the `Background` of the mask that refined ones are compared with; None keeps no such mask.
     """
 
-    def __init__(self, background=None):
+    def __init__(self, background: Background | None = None):
         super().__init__()
         self._background = background
 
-    def expand(self, image_cams):
+    def expand(self, image_cams: beam.PCollection) -> beam.PCollection:
         return image_cams | with_dead_letter("refine", _merge_scales, self._background)
 
 
 class LabelPixels(beam.PTransform):
     """Mask of each `ScoredImage`: the label with the highest score at each pixel."""
 
-    def __init__(self, background):
+    def __init__(self, background: Background):
         super().__init__()
         self._background = background
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
         return scored | with_dead_letter("refine", _label_pixels, self._background)
 
 
@@ -153,11 +154,11 @@ class RefineCRF(beam.PTransform):
         iterations: mean-field updates; None as in the preset.
     """
 
-    def __init__(self, background, preset, unary, iterations=None):
+    def __init__(self, background: Background, preset: str, unary: str, iterations: int | None = None):
         super().__init__()
         self._args = (background, preset, unary, iterations)
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
         return scored | with_dead_letter("refine", _refine_crf, *self._args)
 
 
@@ -170,11 +171,11 @@ class RefinePAMR(beam.PTransform):
         iterations: number of averagings.
     """
 
-    def __init__(self, iterations=10):
+    def __init__(self, iterations: int = 10):
         super().__init__()
         self._iterations = iterations
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
         trace = functools.partial(pamr_of_any_size, self._iterations)
         return scored | with_dead_letter("refine", _refine_pamr, self._iterations, setup=trace)
 
@@ -195,11 +196,13 @@ class RefineWalk(beam.PTransform):
         steps: >= 0, length of the walk; None: as published, 64 and 256.
     """
 
-    def __init__(self, background, predictor, beta=None, steps=None):
+    def __init__(
+        self, background: Background, predictor: Any, beta: float | None = None, steps: int | None = None
+    ):
         super().__init__()
         self._args = (background, tuple(predictor), beta, steps)
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
         load = functools.partial(_load_affinity_predictor, *self._args[1])
         return scored | with_dead_letter("refine", _refine_walk, *self._args, setup=load)
 
@@ -214,11 +217,11 @@ class LabelAffinity(beam.PTransform):
         low_alpha, high_alpha: exponents of the background score `(1 - max) ** alpha`.
     """
 
-    def __init__(self, preset, low_alpha=4.0, high_alpha=24.0):
+    def __init__(self, preset: str, low_alpha: float = 4.0, high_alpha: float = 24.0):
         super().__init__()
         self._args = (preset, low_alpha, high_alpha)
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
         return scored | with_dead_letter("refine", _label_affinity, *self._args)
 
 
@@ -231,11 +234,11 @@ class LabelIRN(beam.PTransform):
         preset: of the CRF, as in `RefineCRF`; published with `irn`.
     """
 
-    def __init__(self, preset):
+    def __init__(self, preset: str):
         super().__init__()
         self._preset = preset
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
         return scored | with_dead_letter("refine", _label_irn, self._preset)
 
 
@@ -321,7 +324,7 @@ def _refine_pamr(scored, iterations):
 
 
 @functools.lru_cache(maxsize=1)
-def pamr_of_any_size(iterations):
+def pamr_of_any_size(iterations: int) -> Callable:
     """`wsss.ops.pamr.refine_masks` as one graph for every size and number of classes."""
     import_tensorflow()
     import tensorflow as tf

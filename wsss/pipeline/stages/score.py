@@ -1,7 +1,7 @@
 """Counts of a shard: images, failures, pixels of each class, and agreement with the true masks."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,16 +99,16 @@ def tally_image(scored: ScoredImage, classes: int) -> Tally:
 class AddTallies(beam.CombineFn):
     """Sums `Tally`s: associative and commutative, so a runner adds on the workers before it shuffles."""
 
-    def create_accumulator(self):
+    def create_accumulator(self) -> Any:
         return Tally()
 
-    def add_input(self, accumulator, tally):
+    def add_input(self, accumulator: Any, tally: Any) -> Any:
         return accumulator + tally
 
-    def merge_accumulators(self, accumulators):
+    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
         return sum(accumulators, Tally())
 
-    def extract_output(self, accumulator):
+    def extract_output(self, accumulator: Any) -> Any:
         return accumulator
 
 

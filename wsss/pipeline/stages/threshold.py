@@ -57,7 +57,7 @@ class ChooseThreshold(beam.PTransform):
         super().__init__()
         self._settings, self._path = settings, path
 
-    def expand(self, shards):
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
         cams = shards | ComputeCAMs(self._settings)
         scored = cams["image_cams"] | MergeScales()
         counts = scored.results | "CountScores" >> beam.Map(count_scores)

@@ -1,6 +1,7 @@
 """Writing pseudo labels: files keyed by image id, each atomically, so that repeating a bundle is harmless."""
 
 from dataclasses import replace
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -12,7 +13,7 @@ from wsss.data.images import decode_image, encode_mask, voc_palette
 from wsss.data.tfrecord import write_records
 from wsss.pipeline import progress
 from wsss.pipeline.dead_letter import NAMESPACE
-from wsss.pipeline.output import encode_scores
+from wsss.pipeline.output import Layout, encode_scores
 from wsss.pipeline.stages.manifest import RecordFile
 from wsss.visualization import heat_map, overlay, side_by_side
 
@@ -30,11 +31,11 @@ class WriteImages(beam.PTransform):
         scores: whether scores are written.
     """
 
-    def __init__(self, layout, *, masks=True, scores=False):
+    def __init__(self, layout: Layout, *, masks: bool = True, scores: bool = False):
         super().__init__()
         self._layout, self._masks, self._scores = layout, masks, scores
 
-    def expand(self, labeled):
+    def expand(self, labeled: beam.PCollection) -> beam.PCollection:
         return labeled | beam.Map(_write_image, self._layout, self._masks, self._scores)
 
 
@@ -50,11 +51,11 @@ class WriteRecords(beam.PTransform):
         file_names: dict of the shard's name to the name of the file.
     """
 
-    def __init__(self, layout, file_names):
+    def __init__(self, layout: Layout, file_names: Any):
         super().__init__()
         self._layout, self._file_names = layout, file_names
 
-    def expand(self, inputs):
+    def expand(self, inputs: Any) -> beam.PCollection:
         shards, labeled = inputs
         members = (
             shards | "OpenFile" >> beam.Map(lambda shard: (shard.name, None)),  # a shard may end up empty
