@@ -21,7 +21,7 @@ from wsss.pipeline.output import Layout, decode_scores
 from wsss.refine import DenseCRF, unary_from_probabilities
 
 BINS = 1000
-LABELLED_AT = np.arange(4, 78, 4) / 100  # thresholds whose masks are compared before and after the CRF
+LABELED_AT = np.arange(4, 78, 4) / 100  # thresholds whose masks are compared before and after the CRF
 VALUES = (np.arange(BINS + 1) + 0.5) / BINS
 
 
@@ -46,7 +46,7 @@ def _print_table(images, classes):
     sweep = ThresholdSweep(classes)
     histogram = np.zeros(BINS + 1)
     contrast, length = np.zeros((2, THRESHOLDS.size + 1))
-    agreement = np.zeros((LABELLED_AT.size, 4), np.int64)
+    agreement = np.zeros((LABELED_AT.size, 4), np.int64)
     for position, (image, scores, keys, truth) in enumerate(images):
         sweep.update(scores, keys, truth)
         if len(keys):
@@ -61,7 +61,7 @@ def _print_table(images, classes):
     chosen = {name: rule(share) for name, rule in RULES.items()}
     across = contrast.cumsum()[:-1] / np.maximum(length.cumsum()[:-1], 1)
     chosen["contrast across the contour"] = float(THRESHOLDS[across.argmax()])
-    chosen["kappa before and after CRF"] = float(LABELLED_AT[_kappa(agreement).argmax()])
+    chosen["kappa before and after CRF"] = float(LABELED_AT[_kappa(agreement).argmax()])
     print(f"best threshold {THRESHOLDS[best]:.2f}, mIoU {curve[best]:.2f} %")
     print(f"{'rule':30} threshold   mIoU   lost")
     for name, threshold in chosen.items():
@@ -134,8 +134,8 @@ def _contours(image, strongest):
     added = np.zeros((2, THRESHOLDS.size + 1))
     for axis in (0, 1):
         first, second = (np.moveaxis(below, axis, 0)[part] for part in (np.s_[:-1], np.s_[1:]))
-        colours = np.moveaxis(image.astype(int), axis, 0)
-        difference = np.abs(np.diff(colours, axis=0)).sum(axis=-1)
+        colors = np.moveaxis(image.astype(int), axis, 0)
+        difference = np.abs(np.diff(colors, axis=0)).sum(axis=-1)
         for total, weights in zip(added, (difference, np.ones_like(difference)), strict=True):
             np.add.at(total, np.minimum(first, second), weights)
             np.subtract.at(total, np.maximum(first, second), weights)
@@ -143,13 +143,13 @@ def _contours(image, strongest):
 
 
 def _agreement(image, scores):
-    """Pixels of the same label before and after the CRF, things before, things after, all; a row a threshold.
+    """Pixels of one label before and after the CRF, of objects before, after, and all; a row a threshold.
 
     The CRF moves the borders of a mask to the edges of the image: where the threshold is right it might
     change least.
     """
     size = (1, *scores.shape[1:])
-    stacked = [np.concatenate([np.full(size, each, np.float32), scores]) for each in LABELLED_AT]
+    stacked = [np.concatenate([np.full(size, each, np.float32), scores]) for each in LABELED_AT]
     crf = DenseCRF(image, reduction=max(1, min(scores.shape[1:]) // 128))
     refined = crf.infer([unary_from_probabilities(np.moveaxis(each, 0, 2)) for each in stacked])
     rows = []
@@ -184,8 +184,8 @@ def _drawn_images(folder):
     collection = write_synthetic_collection(folder, images=40, size=64, classes=4)
     for record in collection.read("train"):
         noise = gaussian_filter(rng.random((len(record.labels), 64, 64)), (0, 6, 6))
-        things = [gaussian_filter((record.mask == label + 1) * 1.0, 5) for label in record.labels]
-        scores = np.array(things).reshape(noise.shape) + 2 * noise
+        objects = [gaussian_filter((record.mask == label + 1) * 1.0, 5) for label in record.labels]
+        scores = np.array(objects).reshape(noise.shape) + 2 * noise
         if len(scores):
             low, high = scores.min(axis=(1, 2), keepdims=True), scores.max(axis=(1, 2), keepdims=True)
             scores = (scores - low) / (high - low)

@@ -7,7 +7,7 @@ brightness, contrast, saturation and hue in random order, crop with padding, to 
 of Pillow and NumPy, `threads` maps the same function over as many threads as there are processors. `ours` is
 `training_dataset`, `cached` the same with the decoded images in memory. The ways take turns, and nothing runs
 ahead between them; of tf.data the time counts from the first batch on, since a training run starts it once.
-Processor time tells the work itself apart from how busy the machine is with other things.
+Processor time separates the work itself from other load on the machine.
 """
 
 import argparse

@@ -56,7 +56,7 @@ def start_worker(python, form, size):
     command = [python, "-m", "benchmarks.pixel_correlation", "--worker", form, *map(str, size)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     worker = subprocess.Popen(command, text=True, **pipes)
-    worker.stdout.readline()  # ready, and quiet while the next one starts
+    worker.stdout.readline()  # ready, and idle while the next one starts
     return worker
 
 

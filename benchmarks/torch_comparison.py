@@ -109,7 +109,7 @@ def compare(commands, name, rounds):
     for form, command in commands.items():
         for task in (name, "product"):
             worker = command(task)
-            if not worker.stdout.readline():  # ready, and quiet while the next one starts
+            if not worker.stdout.readline():  # ready, and idle while the next one starts
                 raise RuntimeError(f"The process of {form} ended; run it alone: {' '.join(worker.args)}")
             workers[form, task] = worker
     results = {form: {"times": [], "products": []} for form in commands}
@@ -190,7 +190,7 @@ def work(form, task, weights, quick, threads):
 
 
 def serve(measure):
-    """Measures once for each line on stdin, and prints what came of it."""
+    """Measures once for each line on stdin, and prints the result."""
     print("ready", flush=True)
     for _ in sys.stdin:
         print(json.dumps(measure()), flush=True)

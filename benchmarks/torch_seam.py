@@ -24,7 +24,7 @@ FROZEN = ("conv1a", "b2", "b2_1", "b2_2")
 
 
 class BasicBlock(nn.Module):
-    """Normalise, activate, convolve, twice; and the shortcut."""
+    """Normalize, activate, convolve, twice; and the shortcut."""
 
     def __init__(self, channels_in, inside, out, stride, first_dilation, dilation):
         super().__init__()

@@ -71,7 +71,7 @@ def draw(data: str, images: int) -> None:
     from wsss.data.synthetic import write_synthetic_collection
 
     call = f"write_synthetic_collection({data!r}, images={images})"
-    print("Draw scenes of textured things, with tags and exact masks.")
+    print("Draw scenes of textured objects, with tags and exact masks.")
     show([sys.executable, "-c", f"from wsss.data.synthetic import *; {call}"])
     if not io.exists(io.join(data, "dataset_info.json")):
         write_synthetic_collection(data, images=images)

@@ -228,6 +228,10 @@ class GroupedAdamW(_Grouped, keras.optimizers.AdamW):
         weight_decay: >= 0.
         groups: `ParameterGroup`s (or their dictionaries); the first match decides, no match means (1, 1).
         **kwargs: `keras.optimizers.AdamW`'s.
+
+    Example:
+        >>> heads = ParameterGroup("^cam/", learning_rate_multiplier=10.0)
+        >>> optimizer = GroupedAdamW(PolynomialSchedule(1e-4, total_steps=1000), groups=[heads])
     """
 
     def __init__(
@@ -260,6 +264,11 @@ class PolynomialSchedule(keras.optimizers.schedules.LearningRateSchedule):
         initial_learning_rate: > 0.
         total_steps: >= 1, the steps over which the rate falls.
         power: >= 0.
+
+    Example:
+        >>> schedule = PolynomialSchedule(0.1, total_steps=100, power=0.9)
+        >>> [round(float(schedule(step)), 4) for step in (0, 50, 99, 200)]
+        [0.1, 0.0536, 0.0016, 0.0016]
     """
 
     def __init__(self, initial_learning_rate: float, total_steps: int, power: float = 0.9):

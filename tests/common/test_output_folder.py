@@ -117,7 +117,7 @@ def test_a_file_that_a_complete_output_does_not_name_is_the_users(tmp_path, over
     claimed = claim(tmp_path, "pseudo_labels", **options)
     assert claimed.kept == {"masks/mine.png"}
     claimed.begin(clear=True)
-    options["written"] = lambda folder: None  # interrupted: now the marker tells
+    options["written"] = lambda folder: None  # interrupted: now the marker lists them
     claimed = claim(tmp_path, "pseudo_labels", **options)
     assert claimed.kept == {"masks/mine.png"}
     write(claimed.work, "masks/c.png", "done.json", text="new")

@@ -182,9 +182,9 @@ def test_the_authors_crop_is_met_exactly(case):
     for length, values, value in ((height, range_y, y), (width, range_x, x)):
         assert values == abs(length - crop) + 1
         assert int(crop_offset(length, crop, np.float32((value + 0.5) / values))) == value
-    normalised = (case["resized_long"] / np.float32(255) - MEAN) / DEVIATION
-    np.testing.assert_allclose(normalised, case["normalised"], atol=1e-6)
-    # Padded with 0 after normalising, as the authors do, and before it with the mean color, as we do.
+    normalized = (case["resized_long"] / np.float32(255) - MEAN) / DEVIATION
+    np.testing.assert_allclose(normalized, case["normalised"], atol=1e-6)
+    # Padded with 0 after normalizing, as the authors do, and before it with the mean color, as we do.
     after = place_crop(case["normalised"], crop, (y, x), (0.0, 0.0, 0.0))
     np.testing.assert_array_equal(after, case["cropped"])
     before = place_crop(case["resized_long"] / np.float32(255), crop, (y, x), MEAN)

@@ -41,10 +41,10 @@ def flipped(data, position):
 def test_exif_orientation_is_honoured(orientation, format):
     data = oriented(orientation, format)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    facts = inspect_image(data)
-    assert facts == (*expected.shape[:2], orientation)
+    metadata = inspect_image(data)
+    assert metadata == (*expected.shape[:2], orientation)
     np.testing.assert_array_equal(decode_image(data), expected)
-    np.testing.assert_array_equal(decode_image(data, facts.orientation), expected)
+    np.testing.assert_array_equal(decode_image(data, metadata.orientation), expected)
 
 
 def test_an_orientation_that_does_not_exist_is_upright():

@@ -25,7 +25,7 @@ PLAIN = {**SMALL, "augmentation": "none"}
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """Ten images in three shards; image `i` has the grey value `20 * i` everywhere and the label `i % 3`."""
+    """Ten images in three shards; image `i` has the gray value `20 * i` everywhere and the label `i % 3`."""
     directory = str(tmp_path_factory.mktemp("collection"))
     lengths, records = (4, 3, 3), []
     for index in range(10):
@@ -34,12 +34,12 @@ def collection(tmp_path_factory):
         records.append(Record(f"i{index}", encoded(image, "PNG"), (index % 3,), 8, 9 + index, 1, mask))
     size = begin = 0
     for shard, length in enumerate(lengths):
-        path = io.join(directory, shard_name("greys", "train", shard, len(lengths)))
+        path = io.join(directory, shard_name("grays", "train", shard, len(lengths)))
         size += write_records(path, map(format_example, records[begin : begin + length]))[1]
         begin += length
     return write_metadata(
         directory,
-        name="greys",
+        name="grays",
         class_names=("a", "b", "c"),
         shard_lengths={"train": lengths},
         split_bytes={"train": size},
@@ -47,8 +47,8 @@ def collection(tmp_path_factory):
     )
 
 
-def greys(batches):
-    """The images' numbers in a list of batches, read off their centres."""
+def grays(batches):
+    """The images' numbers in a list of batches, read off their centers."""
     return [[round(float(value) * 255 / 20) for value in image[:, 4, 4, 0]] for image, _ in batches]
 
 
@@ -75,13 +75,13 @@ def small_collection(directory, image_bytes, orientation=1):
 
 def damaged_images():
     """What Pillow or TensorFlow, or both, refuse to decode."""
-    grey = images.Image.new("RGB", (8, 8), (99,) * 3)
-    png, bmp = encoded(grey, "PNG"), encoded(grey, "BMP")
+    gray = images.Image.new("RGB", (8, 8), (99,) * 3)
+    png, bmp = encoded(gray, "PNG"), encoded(gray, "BMP")
     chunk = b"ABCD"  # a critical chunk that no program knows
     unknown = b"\0\0\0\0" + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     return {
         "text": b"this is no image",
-        "cut": encoded(grey)[:-60],
+        "cut": encoded(gray)[:-60],
         "bmp_with_bytes_missing": bmp[:2] + b"\0\0\0\0" + bmp[6:-2],
         "png_unknown_chunk": png[:33] + unknown + png[33:],
         "png_with_wrong_bits": png[:45] + bytes([png[45] ^ 8]) + png[46:],
@@ -175,13 +175,13 @@ def test_batches_have_the_promised_shapes_and_ranges(collection):
 
 def test_labels_stay_with_their_images(collection):
     batches = take(training_dataset(collection, "train", **PLAIN), 4)
-    for numbers, (_, labels) in zip(greys(batches), batches):
+    for numbers, (_, labels) in zip(grays(batches), batches):
         np.testing.assert_array_equal(labels.argmax(1), np.array(numbers) % 3)
 
 
 def test_an_epoch_shows_full_batches_of_different_images(collection):
     assert steps_per_epoch(collection, "train", 4) == 2
-    batches = greys(take(training_dataset(collection, "train", **PLAIN, epochs=3), 99))
+    batches = grays(take(training_dataset(collection, "train", **PLAIN, epochs=3), 99))
     assert len(batches) == 6
     epochs = [batches[step] + batches[step + 1] for step in (0, 2, 4)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
@@ -245,7 +245,7 @@ def test_a_mirrored_strategy_cuts_the_global_batch(collection):
 
 def test_a_small_shuffle_buffer_still_shows_every_image(collection):
     batches = take(training_dataset(collection, "train", **{**PLAIN, "batch_size": 10}, shuffle_buffer=2), 2)
-    first, second = greys(batches)
+    first, second = grays(batches)
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
 

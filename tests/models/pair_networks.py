@@ -5,7 +5,7 @@ import numpy as np
 
 
 def bright_images(labels):
-    """Images of what is labelled 1, bright on a dark ground."""
+    """Images of what is labeled 1, bright on a dark ground."""
     noise = np.random.default_rng(0).uniform(0, 0.2, (*labels.shape, 3))
     return (noise + 0.7 * (labels == 1)[..., None]).astype("float32")
 

@@ -1,4 +1,4 @@
-"""Progress of a pipeline: who is told, and what is shown."""
+"""Progress of a pipeline: who is notified, and what is shown."""
 
 import sys
 
@@ -14,15 +14,15 @@ def clock(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
 
 
-def test_each_image_is_told_to_the_innermost_listener():
-    told = []
+def test_each_image_is_notified_to_the_innermost_listener():
+    notified = []
     progress.tick()
-    with progress.listen(lambda: told.append("outer")):
-        with progress.listen(lambda: told.append("inner")):
+    with progress.listen(lambda: notified.append("outer")):
+        with progress.listen(lambda: notified.append("inner")):
             progress.tick()
         progress.tick()
     progress.tick()
-    assert told == ["inner", "outer"]
+    assert notified == ["inner", "outer"]
 
 
 def test_a_log_gets_a_line_now_and_then(clock, capsys):

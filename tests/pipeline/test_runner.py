@@ -81,7 +81,7 @@ def test_what_beam_warns_of_in_every_run_is_left_out(caplog):
 
 
 class Raises(beam.DoFn):
-    """Raises what it is told to, as a stage in a worker would."""
+    """Raises the given error, as a stage in a worker would."""
 
     def __init__(self, kind):
         self._kind = kind

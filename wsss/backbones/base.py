@@ -26,6 +26,13 @@ class Backbone:
         preprocessing: name of the normalization: "tf", "torch", "caffe", "raw" or "none".
         pad_value: the color in [0, 1] that the network sees as 0, for padding images.
         stem: the features at stride 4 before the first block; None where that is not known.
+
+    Example:
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> backbone = small_backbone(output_stride=8, width=8)
+        >>> backbone.output_stride, sorted(backbone.stages)
+        (8, [4, 8, 16])
+        >>> features = keras.Model(backbone.input, backbone.feature)  # a network like any other
     """
 
     input: Any

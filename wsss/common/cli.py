@@ -72,7 +72,7 @@ def option(
 
     Args:
         default: value without the flag, or `REQUIRED`.
-        help: unit, range and meaning; the default is added unless the text tells it (`default`).
+        help: unit, range and meaning; the default is added unless the text names it (`default`).
         kind: text of the flag -> value; None: by the type of the field. A tuple is written with commas.
         choices: allowed values.
         metavar: how the value is shown in the help.

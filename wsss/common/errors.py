@@ -33,7 +33,7 @@ _NUMBER_IN_TEXT = re.compile(r"errno = (\d+)")  # how HDF5 reports the error of 
 class UserError(ValueError):
     """A mistake of the user's: a wrong flag, a missing file, a malformed table.
 
-    The message names the thing, the rule, what came, and the remedy, on one line.
+    The message names the object, the rule, what came, and the remedy, on one line.
     """
 
 
@@ -71,14 +71,14 @@ def program(main: Callable) -> Callable:
 
 
 def one_line(error: BaseException) -> str | None:
-    """What to tell the user about an exception that is no fault of ours, else None."""
+    """The message for the user about an exception that is no fault of ours, else None."""
     if isinstance(error, UserError):
         return str(error)
-    told = (
+    reported = (
         _USER_ERROR_IN_TEXT.search(str(error)) if type(error).__module__.startswith("tensorflow.") else None
     )
-    if told:  # raised in a function of a `tf.data` pipeline
-        return told[1]
+    if reported:  # raised in a function of a `tf.data` pipeline
+        return reported[1]
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
         return "Memory ran out. Work on fewer or smaller images at a time."
     if isinstance(error, OSError):

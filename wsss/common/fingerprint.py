@@ -1,4 +1,4 @@
-"""Fingerprints of content: what tells whether a file, or a set of files, is still what it was.
+"""Fingerprints of content: they show whether a file, or a set of files, is unchanged.
 
 A file's fingerprint is its size and the CRC-32C of its bytes, the checksum that TFRecord files and Cloud
 Storage use too: the same bytes have the same fingerprint on disk and on `gs://`, where the store's metadata

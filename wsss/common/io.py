@@ -4,7 +4,7 @@ Local files go through the operating system; Apache Beam is imported for remote 
 programs start quickly. Nothing here imports TensorFlow.
 
 A write is atomic: the file appears whole under its name or not at all. Locally that takes a temporary
-neighbour and `os.replace`; an object store creates an object only when its upload is complete.
+neighbor and `os.replace`; an object store creates an object only when its upload is complete.
 """
 
 import contextlib

@@ -280,7 +280,7 @@ def _check_inputs(path, owned, inputs):
 def _kept(path, owned, marker, written):
     """Names of the files that match a pattern but are the user's.
 
-    A complete output tells them; of one that was interrupted they are known from before it went on.
+    A complete output records them; of one that was interrupted they are known from before it went on.
     """
     names = written(path) if written else None
     if names is None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 
-# What is told on every healthy start: all of level "info", and that there is no GPU (303: no driver).
+# What is logged on every healthy start: all of level "info", and that there is no GPU (303: no driver).
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
     rb"|I\d{4} "

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-_GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2 luma, as in Pillow
+_GRAY = (0.299, 0.587, 0.114)  # ITU-R 601-2 luma, as in Pillow
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Augmentation:
 
     Attributes:
         long_side: (low, high), the image's long side after resizing as a multiple of the crop; an integer
-            number of pixels is drawn uniformly, both ends included.
+            number of pixels is sampled uniformly, both ends included.
         flip: probability of mirroring, in [0, 1].
-        brightness, contrast, saturation: a factor is drawn from [1 - value, 1 + value]; value in [0, 1].
-        hue: a turn is drawn from [-value, value], 1 being the full circle; value in [0, 0.5].
+        brightness, contrast, saturation: a factor is sampled from [1 - value, 1 + value]; value in [0, 1].
+        hue: a rotation is sampled from [-value, value], 1 being the full circle; value in [0, 0.5].
         random_placement: whether the crop (or, in a larger crop, the image) is placed at random, or centered.
     """
 
@@ -162,7 +162,7 @@ def resize_long_side(image: tf.Tensor, long_side: Any) -> tf.Tensor:
 
 
 def resize_bicubic(image: tf.Tensor, shape: Any) -> tf.Tensor:
-    """Resizes by the bicubic filter, antialiased, as Pillow does to within one grey level.
+    """Resizes by the bicubic filter, antialiased, as Pillow does to within one gray level.
 
     Like Pillow along x first, then along y, rounding and clipping to 8 bits after each: at the borders of
     white or black areas that makes a difference of up to 20 levels. Each pass runs along the first axis, all
@@ -189,7 +189,7 @@ def resize_bicubic(image: tf.Tensor, shape: Any) -> tf.Tensor:
 def jitter_colors(image: tf.Tensor, factors: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
     """Changes brightness, contrast, saturation and hue, in a given order.
 
-    Each of the first three mixes the image with another: black, its mean grey, itself in grey.
+    Each of the first three mixes the image with another: black, its mean gray, itself in gray.
 
     Args:
         image: float32 (height, width, 3), in [0, 1].
@@ -202,7 +202,7 @@ def jitter_colors(image: tf.Tensor, factors: tf.Tensor, order: tf.Tensor) -> tf.
     """
     shape = tf.shape(image)
     image = tf.reshape(image, (-1, 3))
-    grey = tf.constant(_GREY)
+    gray = tf.constant(_GRAY)
 
     def clip(image):
         return tf.clip_by_value(image, 0.0, 1.0)
@@ -211,11 +211,11 @@ def jitter_colors(image: tf.Tensor, factors: tf.Tensor, order: tf.Tensor) -> tf.
         return clip(image * factors[0])
 
     def change_contrast(image):
-        mean_grey = tf.tensordot(tf.reduce_mean(image, axis=0), grey, 1)
-        return clip(image * factors[1] + (1.0 - factors[1]) * mean_grey)
+        mean_gray = tf.tensordot(tf.reduce_mean(image, axis=0), gray, 1)
+        return clip(image * factors[1] + (1.0 - factors[1]) * mean_gray)
 
     def change_saturation(image):  # as one small matrix product: five times as fast as channel by channel
-        mixture = factors[2] * tf.eye(3) + (1.0 - factors[2]) * tf.tile(grey[:, None], (1, 3))
+        mixture = factors[2] * tf.eye(3) + (1.0 - factors[2]) * tf.tile(gray[:, None], (1, 3))
         return clip(tf.matmul(image, mixture))
 
     def change_hue(image):

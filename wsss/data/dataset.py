@@ -2,7 +2,7 @@
 
 A record holds `image` (the encoded bytes as the user gave them), `image_id`, `labels` (0-based foreground
 classes), `height`, `width` and `orientation` (EXIF 1..8; the size is that of the upright image) and, where
-the collection has masks, `mask` (grey PNG: 0 background, 1..K class, 255 ignore).
+the collection has masks, `mask` (gray PNG: 0 background, 1..K class, 255 ignore).
 `tfds.builder_from_directory(directory)` opens it, and `open_collection` opens most image collections of TFDS.
 Neither TensorFlow nor TFDS is imported to read a record.
 """
@@ -41,7 +41,7 @@ class Record:
         labels: tuple of int, the classes present, 0-based foreground, ascending.
         height, width: pixels of the upright image.
         orientation: EXIF orientation, 1..8, that `images.decode_image` undoes.
-        mask_bytes: grey PNG of the upright mask, or None.
+        mask_bytes: gray PNG of the upright mask, or None.
     """
 
     image_id: str

@@ -138,7 +138,7 @@ def _decode(image):
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """Decodes a mask of palette indices or grey values, uint8 (height, width).
+    """Decodes a mask of palette indices or gray values, uint8 (height, width).
 
     Raises:
         BadImage: the bytes cannot be decoded, or hold colors instead of one number a pixel.
@@ -148,13 +148,13 @@ def decode_mask(data: bytes) -> np.ndarray:
             raise BadImage(
                 "mask_format",
                 f"The mask has mode {image.mode}.",
-                "Save one 8-bit number a pixel (palette or grey PNG).",
+                "Save one 8-bit number a pixel (palette or gray PNG).",
             )
         return _load_mask(image, data)
 
 
 def decode_color_mask(data: bytes, colors: Sequence[Sequence[int]]) -> np.ndarray:
-    """Decodes a mask whose colors tell the numbers; one of grey values is read as `decode_mask` does.
+    """Decodes a mask whose colors encode the numbers; one of gray values is read as `decode_mask` does.
 
     Args:
         data: bytes of a mask file.
@@ -188,7 +188,7 @@ def mask_content(data: bytes) -> tuple[frozenset | None, dict | None]:
 
     Returns:
         The values of its pixels, None where it has colors instead; and the color of each value, None where it
-        has grey values. Colors without values are numbered from 0.
+        has gray values. Colors without values are numbered from 0.
 
     Raises:
         BadImage: the bytes cannot be decoded.
@@ -239,7 +239,7 @@ def encode_mask(mask: np.ndarray, palette: np.ndarray | None = None) -> bytes:
 
     Args:
         mask: uint8 (height, width).
-        palette: uint8 (256, 3), the colour shown for each number, or None for a grey PNG.
+        palette: uint8 (256, 3), the color shown for each number, or None for a gray PNG.
     """
     mask = np.asarray(mask)
     if mask.dtype != np.uint8 or mask.ndim != 2:
@@ -254,7 +254,7 @@ def encode_mask(mask: np.ndarray, palette: np.ndarray | None = None) -> bytes:
 
 
 def voc_palette() -> np.ndarray:
-    """The colours of PASCAL VOC's masks, uint8 (256, 3): the bits of the index, spread over R, G and B."""
+    """The colors of PASCAL VOC's masks, uint8 (256, 3): the bits of the index, spread over R, G and B."""
     index = np.arange(256, dtype=np.uint8)
     palette = np.zeros((256, 3), np.uint8)
     for bit in range(8):

@@ -274,7 +274,7 @@ def _decoder(collection, skipped, with_masks):
 
 
 def _records(collection, split, shuffle_seed=None):
-    """`(index in the split, serialised example)`: in order, or with the shards shuffled and mixed."""
+    """`(index in the split, serialized example)`: in order, or with the shards shuffled and mixed."""
     paths = collection.shard_paths(split)
     lengths = collection.shard_lengths[split]
     begins = [sum(lengths[:shard]) for shard in range(len(lengths))]
@@ -293,7 +293,7 @@ def _records(collection, split, shuffle_seed=None):
 
 
 def _read_shard(path, remote):
-    """The serialised examples of a shard. Remote ones are opened by `wsss.common.io`, as everywhere."""
+    """The serialized examples of a shard. Remote ones are opened by `wsss.common.io`, as everywhere."""
     if not remote:
         return tf.data.TFRecordDataset(path, buffer_size=_BUFFER)
     return tf.data.Dataset.from_generator(
@@ -304,7 +304,7 @@ def _read_shard(path, remote):
 
 
 def _parse(collection, serialized, with_masks=False):
-    """The features of a serialised example that are needed here, under our names."""
+    """The features of a serialized example that are needed here, under our names."""
     keys = collection.keys
     spec = {
         keys.image: tf.io.FixedLenFeature([], tf.string),

@@ -1,9 +1,9 @@
-"""A collection without any photograph: drawn scenes of textured things, with exact masks.
+"""A collection without any photograph: drawn scenes of textured objects, with exact masks.
 
 For trying the whole way without data, for tests and for examples. Each class is a shape with a texture and a
-narrow range of hues; things lie turned, scaled and shaded on a mottled background, hide parts of one another,
-and stand among clutter that has their shapes but neither texture nor colour. A small network learns the tags
-from scratch in a minute or two; the masks are left to be found.
+narrow range of hues; objects lie turned, scaled and shaded on a mottled background, hide parts of one
+another, and stand among clutter that has their shapes but neither texture nor color. A small network learns
+the tags from scratch in a minute or two; the masks are left to be found.
 """
 
 from io import BytesIO
@@ -72,7 +72,7 @@ def write_synthetic_collection(
         shard_lengths=shard_lengths,
         split_bytes=split_bytes,
         has_masks=True,
-        description=f"Drawn scenes of textured things: {images} images of {size} pixels, seed {seed}.",
+        description=f"Drawn scenes of textured objects: {images} images of {size} pixels, seed {seed}.",
     )
 
 
@@ -92,8 +92,8 @@ def draw_scene(generator: np.random.Generator, size: int, classes: int) -> tuple
     for _ in range(generator.integers(3, 8)):
         u, v = _frame(generator, size, (0.04, 0.12))
         inside = _SHAPES[generator.integers(len(_SHAPES))](u, v)
-        colour = _rgb(generator.uniform(), generator.uniform(0.0, 0.25), generator.uniform(0.2, 0.9))
-        image = np.where(inside[..., None], colour, image)
+        color = _rgb(generator.uniform(), generator.uniform(0.0, 0.25), generator.uniform(0.2, 0.9))
+        image = np.where(inside[..., None], color, image)
     for kind in generator.choice(classes, generator.integers(1, min(3, classes) + 1), replace=False):
         image, mask = _add_thing(generator, image, mask, kind)
     image += generator.normal(0, 0.02, image.shape)
@@ -101,7 +101,7 @@ def draw_scene(generator: np.random.Generator, size: int, classes: int) -> tuple
 
 
 def _add_thing(generator, image, mask, kind):
-    """Puts a thing of a class on the scene, at a place where what it hides stays recognisable."""
+    """Puts an object of a class on the scene, at a place where what it hides stays recognizable."""
     size = mask.shape[0]
     for _ in range(20):
         u, v = _frame(generator, size, (0.19, 0.34))
@@ -117,8 +117,8 @@ def _add_thing(generator, image, mask, kind):
     dark = _rgb(hue + 0.05, generator.uniform(0.7, 0.9), generator.uniform(0.3, 0.45))
     texture = _TEXTURES[kind](u * generator.uniform(0.85, 1.15), v * generator.uniform(0.85, 1.15))
     shade = 1 + 0.25 * (u * generator.uniform(-1, 1) + v * generator.uniform(-1, 1))
-    colours = (dark + (light - dark) * texture[..., None]) * shade[..., None]
-    return np.where(inside[..., None], colours, image), np.where(inside, np.uint8(kind + 1), mask)
+    colors = (dark + (light - dark) * texture[..., None]) * shade[..., None]
+    return np.where(inside[..., None], colors, image), np.where(inside, np.uint8(kind + 1), mask)
 
 
 def _record(number, size, classes, seed):
@@ -138,15 +138,15 @@ def _record(number, size, classes, seed):
 def _frame(generator, size, radii):
     """Coordinates (u, v) of every pixel in a frame at a random place and angle, its unit a random radius."""
     radius = generator.uniform(*radii)
-    centre_y, centre_x = generator.uniform(0.6 * radius, 1 - 0.6 * radius, 2)
+    center_y, center_x = generator.uniform(0.6 * radius, 1 - 0.6 * radius, 2)
     y, x = np.mgrid[0:size, 0:size] / (size - 1)
     angle = generator.uniform(0, 2 * np.pi)
-    y, x = (y - centre_y) / radius, (x - centre_x) / radius
+    y, x = (y - center_y) / radius, (x - center_x) / radius
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
 def _background(generator, size):
-    """Mottled ground in dull colours: noise of three sizes between two colours."""
+    """Mottled ground in dull colors: noise of three sizes between two colors."""
     noise = np.zeros((size, size))
     for cells, weight in ((3, 0.5), (9, 0.3), (27, 0.2)):
         coarse = Image.fromarray(generator.uniform(0, 1, (cells, cells)).astype(np.float32))
@@ -159,7 +159,7 @@ def _background(generator, size):
 
 
 def _rgb(hue, saturation, value):
-    """A colour, float (3,): hue as a part of the circle, the others in [0, 1]."""
+    """A color, float (3,): hue as a part of the circle, the others in [0, 1]."""
     ramp = np.abs(((hue + np.array([0.0, 2 / 3, 1 / 3])) % 1.0) * 6 - 3) - 1
     return value * (1 - saturation + saturation * np.clip(ramp, 0, 1))
 

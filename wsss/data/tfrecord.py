@@ -79,7 +79,7 @@ def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int]:
 
 
 def encode_example(features: Mapping[str, Any]) -> bytes:
-    """Serialises a `tf.train.Example`; equal features give equal bytes.
+    """Serializes a `tf.train.Example`; equal features give equal bytes.
 
     Args:
         features: dict of str to bytes, int, or a sequence of either.
@@ -96,7 +96,7 @@ def encode_example(features: Mapping[str, Any]) -> bytes:
 
 
 def decode_example(serialized: bytes) -> dict[str, list]:
-    """The features of a serialised `tf.train.Example`: dict of str to list of bytes, int or float.
+    """The features of a serialized `tf.train.Example`: dict of str to list of bytes, int or float.
 
     Raises:
         ValueError: the bytes are no such message.

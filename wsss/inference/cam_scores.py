@@ -70,7 +70,7 @@ def normalize_scores(summed: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
     """Scores in [0, 1] from summed CAMs: the positive part, min-max normalized for each class.
 
     Pixels within `epsilon` of the minimum become zero, where the published code lets them be slightly
-    negative (a class that is zero everywhere: -1); no threshold in [0, 1] tells the difference.
+    negative (a class that is zero everywhere: -1); no threshold in [0, 1] separates the two.
 
     Args:
         summed: float array `(classes, height, width)`.

@@ -31,10 +31,10 @@ class Preset:
         schedule_power: of the polynomial decay over all steps.
         new_layer_multiplier: learning rate of new layers, relative.
         bias_multiplier: learning rate of biases, relative.
-        freeze_batch_norm: keep statistics, scale and offset of every batch normalisation.
+        freeze_batch_norm: keep statistics, scale and offset of every batch normalization.
         frozen_layers: names of stages of the backbone that are not trained.
         dropout: use the spatial dropout of the backbone.
-        long_side: range in pixels from which the long side of an image is drawn; None: no rescaling.
+        long_side: range in pixels from which the long side of an image is sampled; None: no rescaling.
         jitter: brightness, contrast, saturation, hue.
         flip: mirror half of the images.
         view: how the second view is made, None where there is only one.

@@ -3,7 +3,7 @@
 model.keras     the trained model, `keras.models.load_model` reads it
 config.json     every option, version and class name needed to repeat the run
 history.csv     one row an epoch
-result.json     written last: how the run ended, and its last figures
+result.json     written last: how the run ended, and its last metrics
 tensorboard/    scalars and CAM overlays
 checkpoint/     the whole state, to go on after a kill
 """
@@ -156,7 +156,7 @@ def describe(
 
 
 def _data(options, collection):
-    """What tells the data of a run from others: class names, and the content of shards and label maps."""
+    """What identifies the data of a run: class names, and the content of shards and label maps."""
     if collection is None:
         return {}
     splits = [options.split]

@@ -23,7 +23,7 @@ class PublishedNetwork(NamedTuple):
     Attributes:
         build: `(**options) -> keras.Model`; options are those of its backbone, and `classes` where there are
             classes.
-        classes_of: published name of the tensor whose first size tells the number of classes, None where
+        classes_of: published name of the tensor whose first size is the number of classes, None where
             there are no classes.
         background: whether that size counts a background channel.
         description: for people.
@@ -163,7 +163,7 @@ def count_classes(name: str, tensors: Mapping[str, np.ndarray]) -> int | None:
     """Foreground classes of a state dict of the network `name`; None where the network has no classes.
 
     Raises:
-        UserError: the tensor that tells it is missing.
+        UserError: the tensor that has it is missing.
     """
     network = NETWORKS[name]
     if network.classes_of is None:

@@ -82,7 +82,7 @@ class _Storage(NamedTuple):
 
 
 class _Global(NamedTuple):
-    """The name of a function or class; never the thing itself."""
+    """The name of a function or class; never the object itself."""
 
     name: str
 

@@ -14,7 +14,7 @@ from wsss.pipeline.stages.read import InputImage
 
 
 class FakePredictor:
-    """Gives each image its mean; fails as told."""
+    """Gives each image its mean; fails on request."""
 
     def __init__(self, fails=lambda images: False, value=1.0):
         self.calls, self._fails, self._value = [], fails, value

@@ -286,7 +286,7 @@ def fill_polygon(polygon: Sequence[float], height: int, width: int) -> np.ndarra
     Pillow's polygons hold every pixel that the outline touches, half a pixel more on each side.
 
     Args:
-        polygon: x and y of the corners in turn; the corner of pixel 0 is at 0, its centre at 0.5.
+        polygon: x and y of the corners in turn; the corner of pixel 0 is at 0, its center at 0.5.
         height, width: int, size of the image in pixels.
 
     Returns:

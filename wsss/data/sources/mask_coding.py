@@ -2,7 +2,7 @@
 
 The rule is 0 for background, `k + 1` for class `k`, 255 for unknown. Two ways in which programs break it can
 be undone with certainty: one class written as another value (0 and 255), and a palette in another order, so
-that colors and not numbers tell the classes. What is not certain is refused.
+that colors and not numbers encode the classes. What is not certain is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from wsss.data.images import BadImage, decode_color_mask, decode_mask, mask_cont
 
 _SAMPLE = 1000  # masks that are looked into beforehand, spaced evenly
 _REMEDY = (
-    "Save masks as palette or grey PNG of 8 bits: 0 background, 1 for the first class and so on, 255 unknown."
+    "Save masks as palette or gray PNG of 8 bits: 0 background, 1 for the first class and so on, 255 unknown."
 )
 
 
@@ -29,7 +29,7 @@ class MaskCoding:
 
     Attributes:
         values: value in the file -> number of the class; all others stay.
-        colors: (r, g, b) of each number where colors tell the classes, else empty; palettes and RGB only.
+        colors: (r, g, b) of each number where colors encode the classes, else empty; palettes and RGB only.
     """
 
     values: Mapping[int, int] = field(default_factory=dict)
@@ -128,12 +128,12 @@ def _look_into(item):
     except (BadImage, OSError):  # said later, of this image
         return None
     if values is not None and colors is not None and len(set(colors.values())) < len(colors):
-        colors = None  # two values look alike: its palette was not made to tell classes
+        colors = None  # two values look alike: its palette was not made to encode classes
     return _Mask(item.image_id, frozenset(label + 1 for label in item.labels), values, colors)
 
 
 def _needs_colors(masks, palette):
-    """Whether colors tell the classes and not numbers.
+    """Whether colors encode the classes and not numbers.
 
     Raises:
         UserError: palettes differ between masks, and their colors are not known.

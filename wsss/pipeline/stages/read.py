@@ -232,7 +232,7 @@ def _folder_shards(folder, split, images_per_shard, previews, leave_out):
 
 
 def _content_of_images(folder: str, paths: Sequence[str]) -> dict[str, str]:
-    """What tells the content of each image: in a store size and time, where a request for each would cost."""
+    """What identifies each image's content: in a store size and time, where a request each would cost."""
     if io.is_remote(folder):
         return io.list_versions(io.join(io.escape(folder), "**"))
     return dict(zip(paths, _fingerprints(paths), strict=True))
