@@ -1,24 +1,22 @@
 """Runs a transform in this process and hands back its outputs."""
 
-from collections import defaultdict
-
 import apache_beam as beam
 
+from wsss.pipeline.dead_letter import Failure
 from wsss.pipeline.runner import make_pipeline
 
-_caught = defaultdict(list)
+_caught = []
 
 
-def outputs_of(transform, elements, *tags):
-    """Lists of what comes out of a transform under each tag, in that order."""
+def outputs_of(transform, elements):
+    """Lists of what comes out of a transform: the failures, last, and all else before."""
     _caught.clear()
     with make_pipeline() as pipeline:
-        outputs = pipeline | beam.Create(elements) | transform
-        for tag in tags:
-            _ = outputs[tag] | tag >> beam.Map(_catch, tag)
-    return [_caught[tag] for tag in tags]
+        _ = pipeline | beam.Create(elements) | transform | "Catch" >> beam.Map(_catch)
+    failures = [element for element in _caught if isinstance(element, Failure)]
+    return [element for element in _caught if not isinstance(element, Failure)], failures
 
 
-def _catch(element, tag):
+def _catch(element):
     """Of this module and so pickled by its name: what a closure appends to would be a copy."""
-    _caught[tag].append(element)
+    _caught.append(element)

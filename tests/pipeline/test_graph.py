@@ -18,12 +18,16 @@ def settings(*stages, write="masks"):
     return RefinementSettings(stages, Background(0.2), "ppc", "labels", predictor, write=write)
 
 
-def labels_of_steps(reshuffle, record_files=None):
+def build(record_files=None, hints=None):
     pipeline = make_pipeline()
-    cams = CamSettings(CamModelHandler("model.keras", "hash"), None)
+    cams = CamSettings(CamModelHandler("model.keras", "hash", resource_hints=hints), None)
     writing = WriteSettings(Layout("labels"), 4, record_files)
-    graph = LabelShards(cams, settings(), writing, reshuffle=reshuffle)
-    _ = pipeline | beam.Create([SHARD], reshuffle=False) | graph
+    _ = pipeline | beam.Create([SHARD], reshuffle=False) | LabelShards(cams, settings("pamr", "crf"), writing)
+    return pipeline
+
+
+def labels_of_steps(record_files):
+    pipeline = build(record_files)
     found = []
 
     class Visitor(beam.pipeline.PipelineVisitor):
@@ -34,18 +38,23 @@ def labels_of_steps(reshuffle, record_files=None):
     return found
 
 
-@pytest.mark.parametrize("reshuffle", [False, True])
-def test_cams_are_shuffled_only_where_crf_and_inference_run_apart(reshuffle):
-    steps = labels_of_steps(reshuffle)
-    assert any(step.endswith("LabelShards/Reshuffle") for step in steps) is reshuffle
+@pytest.mark.parametrize("record_files", [None, {SHARD.name: "records"}])
+def test_no_stage_from_the_reader_to_the_manifest_shuffles(record_files):
+    steps = labels_of_steps(record_files)
+    finish = next(index for index, step in enumerate(steps) if step.endswith("FinishShards"))
+    shuffles = ("GroupByKey", "Reshuffle", "Flatten", "CombinePerKey")
+    assert not [step for step in steps[:finish] if step.rsplit("/")[-1] in shuffles]
 
 
-def test_only_a_crf_is_worth_workers_of_its_own():
-    assert not settings().use_crf
-    assert settings("crf").use_crf
-    assert settings(write="irn_labels").use_crf
-    assert not settings("crf").use_accelerator
-    assert settings("walk", "crf").use_accelerator
+def test_all_stages_of_a_worker_ask_for_the_accelerator():
+    graph = build(hints={"accelerator": "type:nvidia-l4;count:1"}).to_runner_api().components
+    hints = {
+        transform.unique_name: graph.environments[transform.environment_id].resource_hints
+        for transform in graph.transforms.values()
+        if "LabelShards/" in transform.unique_name and transform.spec.urn == "beam:transform:pardo:v1"
+    }
+    assert len(hints) > 5
+    assert {tuple(each.values()) for each in hints.values()} == {(b"type:nvidia-l4;count:1",)}
 
 
 def test_stages_come_in_their_order():
@@ -53,8 +62,3 @@ def test_stages_come_in_their_order():
     assert names == ["MergeScales", "RefinePAMR", "RefineWalk", "RefineCRF", "LabelPixels"]
     names = [type(stage).__name__ for stage in refinement_stages(settings(write="affinity_labels"))]
     assert names == ["MergeScales", "LabelAffinity"]
-
-
-def test_a_folder_without_a_record_writer_has_none_in_its_graph():
-    assert not any("WriteRecords" in step for step in labels_of_steps(False))
-    assert any("WriteRecords" in step for step in labels_of_steps(False, {SHARD.name: "records"}))

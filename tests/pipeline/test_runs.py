@@ -1,5 +1,6 @@
 """The pipeline run again, stopped, or run by other processes: the same bytes, and nothing done twice."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.pseudo_label_cases import FLAGS, label, tree
+from tests.pseudo_label_cases import FLAGS, label, make_records, tree
+from wsss.common import io
+from wsss.pipeline.output import Layout
+from wsss.pipeline.stages.manifest import read_manifests
 from wsss.pseudo_labels import main
 
 
@@ -97,3 +101,43 @@ def test_a_killed_run_goes_on_to_the_same_bytes(labels, run, tmp_path):
     assert not (tmp_path / "summary.json").exists()
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
     assert tree(tmp_path) == tree(labels)
+
+
+@pytest.mark.parametrize(
+    ("percent", "output_format"), [(30, "png"), (60, "png"), (90, "png"), (60, "tfrecord")]
+)
+def test_shards_finished_before_a_failure_are_not_labeled_again(
+    run, tmp_path, monkeypatch, percent, output_format
+):
+    """In a single wave, as on a cluster: shards of one image or a few, and the job fails at one of 12."""
+    images = tmp_path / "images"
+    for record in make_records():
+        io.write_bytes(str(images / f"{record.image_id}.png"), record.image_bytes)
+    flags = ("--data", str(images), "--images_per_shard=1", "--images_per_wave=1000")
+    flags += ("--image_labels=predicted", "--label_threshold=0", f"--output_format={output_format}")
+    undisturbed, interrupted = tmp_path / "undisturbed", tmp_path / "interrupted"
+    assert label(undisturbed, run, *flags) == 0
+    written, write = [], Layout.scores
+
+    def fail(layout, image_id):
+        if len(written) == 12 * percent // 100:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), image_id)
+        written.append(image_id)
+        return write(layout, image_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Layout, "scores", fail)
+        assert label(interrupted, run, *flags) == 2
+    members = {name: set(each.image_ids) for name, each in read_manifests(Layout(str(undisturbed))).items()}
+    whole = {name for name, ids in members.items() if ids and ids.issubset(written)}
+    finished = read_manifests(Layout(str(interrupted)))
+    assert {name for name in finished if members[name]} == whole
+    kept = set().union(*(members[name] for name in whole))
+    assert kept
+
+    again = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Layout, "scores", lambda layout, name: again.append(name) or write(layout, name))
+        assert label(interrupted, run, *flags) == 0
+    assert sorted(again) == sorted(set().union(*members.values()) - kept)
+    assert tree(interrupted) == tree(undisturbed)

@@ -3,6 +3,10 @@
 Beam's own `with_exception_handling` passes on the whole element, here an encoded image with its score maps,
 and the exception as text. What is kept here is one line, whether another try may succeed, and a counter of
 each stage and kind of error.
+
+Failures travel in the same PCollection as the images, and later stages pass them on. With an output of their
+own the graph would fork and join again, and at a join runners wait for all images of the job: no shard would
+be finished before the last one.
 """
 
 import re
@@ -12,7 +16,6 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-FAILURES = "failures"  # tag of the outputs that carry them
 NAMESPACE = "wsss"  # of the Beam counters
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
@@ -44,6 +47,23 @@ class Failure(NamedTuple):
         return cls(shard, image_id, stage, describe_error(error), is_transient(error))
 
 
+class ShardEnd(NamedTuple):
+    """Follows the images of a shard through the stages, so that the last stage knows when all are there.
+
+    Attributes:
+        shard: name of the shard.
+        source: fingerprint of its content.
+        images: number of images and failures that were sent.
+    """
+
+    shard: str
+    source: str
+    images: int
+
+
+PASSED_ON = (Failure, ShardEnd)  # what stages pass on as it is
+
+
 def describe_error(error: BaseException) -> str:
     """One line about an exception, without what changes from run to run, such as addresses of objects."""
     lines = str(error).strip().splitlines()
@@ -65,17 +85,16 @@ def count_failure(failure: Failure) -> None:
 def with_dead_letter(
     stage: str, function: Callable[..., Any], *args: Any, setup: Callable[[], Any] | None = None
 ) -> beam.PTransform:
-    """Maps images through a pure function; one that raises leaves as a `Failure` under the tag `failures`.
+    """Maps images through a pure function; one that raises becomes a `Failure`, which later stages pass on.
 
     Args:
         stage: what `Failure`s name as their stage.
-        function: module-level function on an element with an `input`, an `InputImage`; its results come out
-            under the main tag, `results`.
+        function: module-level function on an element with an `input`, an `InputImage`.
         *args: its further arguments.
         setup: function without arguments, module-level or a `partial` of one, that a worker calls once before
             the first image. What it raises fails the job: it is about no image.
     """
-    return beam.ParDo(_WithDeadLetter(stage, function, args, setup)).with_outputs(FAILURES, main="results")
+    return beam.ParDo(_WithDeadLetter(stage, function, args, setup))
 
 
 class _WithDeadLetter(beam.DoFn):
@@ -87,9 +106,11 @@ class _WithDeadLetter(beam.DoFn):
             self._setup()
 
     def process(self, element: Any) -> Iterator[Any]:
+        if isinstance(element, PASSED_ON):
+            yield element
+            return
         try:
             yield self._function(element, *self._args)
         except Exception as error:  # a pure function on one image: whatever it raises is about the image
             image = element.input
-            failure = Failure.of(image.shard, image.record.image_id, self._stage, error)
-            yield beam.pvalue.TaggedOutput(FAILURES, failure)
+            yield Failure.of(image.shard, image.record.image_id, self._stage, error)

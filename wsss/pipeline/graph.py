@@ -1,18 +1,18 @@
 """The graph of the pipeline: shards of images to pseudo labels on disk, and a manifest a shard."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import apache_beam as beam
 
-from wsss.pipeline.dead_letter import FAILURES, count_failure, with_dead_letter
+from wsss.common import io
+from wsss.pipeline.dead_letter import with_dead_letter
 from wsss.pipeline.output import Layout
-from wsss.pipeline.stages.describe import DescribeSettings, ImageRow, describe_image
-from wsss.pipeline.stages.manifest import WriteManifests
+from wsss.pipeline.stages.describe import DescribeSettings, describe_image
+from wsss.pipeline.stages.finish import FinishShards
 from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
-from wsss.pipeline.stages.refine import RefinementSettings, ScoredImage, refinement_stages
-from wsss.pipeline.stages.score import Tally, tally_image
-from wsss.pipeline.stages.write import WriteImages, WriteRecords
+from wsss.pipeline.stages.refine import RefinementSettings, refinement_stages
+from wsss.pipeline.stages.score import tally_image
+from wsss.pipeline.stages.write import LabeledImage, WriteImages
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,11 @@ class WriteSettings:
     scores: bool = False
 
 
-class LabeledImage(NamedTuple):
-    """A `ScoredImage` with a mask, what it adds to the counts, and its row in `images.csv`."""
-
-    scored: ScoredImage
-    tally: Tally
-    row: ImageRow
-
-
 class LabelShards(beam.PTransform):
     """Pseudo labels of `InputShard`s, written to disk; gives the names of the shards that are finished.
+
+    From the reader to the manifest no stage shuffles: a shard is finished as soon as its own images are, and
+    not when those of the whole job are.
 
     Beam binds a transform to the pipeline that it is first applied in: each pipeline takes one of its own.
 
@@ -49,49 +44,25 @@ class LabelShards(beam.PTransform):
         cams: how CAMs are computed.
         refinement: how they become masks.
         writing: what is written, and where.
-        reshuffle: whether inference and CRF run on different workers, with a shuffle of the CAMs between.
     """
 
-    def __init__(
-        self,
-        cams: CamSettings,
-        refinement: RefinementSettings,
-        writing: WriteSettings,
-        *,
-        reshuffle: bool = False,
-    ):
+    def __init__(self, cams: CamSettings, refinement: RefinementSettings, writing: WriteSettings):
         super().__init__()
         self._cams, self._refinement, self._writing = cams, refinement, writing
-        self._reshuffle = reshuffle
+        # Of all stages, since they run on the same worker: PAMR and walk use the accelerator too.
+        self.with_resource_hints(**cams.handler.get_resource_hints())
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         writing = self._writing
-        cams = shards | ComputeCAMs(self._cams)
-        elements, failures = cams["image_cams"], [cams[FAILURES]]
-        if self._reshuffle:
-            elements |= beam.Reshuffle()
+        unfinished = shards | "SkipFinished" >> beam.Filter(_is_unfinished, writing.layout)
+        elements = unfinished | ComputeCAMs(self._cams)
         for stage in refinement_stages(self._refinement):
-            outputs = elements | stage
-            elements = outputs.results
-            failures.append(outputs[FAILURES])
+            elements |= stage
         count = with_dead_letter("score", _count, writing.classes, self._describe_settings())
-        counted = elements | "CountPixels" >> count
-        failures.append(counted[FAILURES])
+        elements |= "CountPixels" >> count
         as_images = writing.record_files is None
-        written = counted.results | WriteImages(writing.layout, masks=as_images, scores=writing.scores)
-
-        inputs = {
-            "shards": shards,
-            "tallies": (
-                failures | beam.Flatten() | "TallyFailures" >> beam.Map(_tally_failure),
-                written | "TallyImages" >> beam.Map(lambda image: (image.scored.input.shard, image.tally)),
-            )
-            | "AllTallies" >> beam.Flatten(),
-            "rows": written | "Rows" >> beam.Map(lambda image: (image.scored.input.shard, image.row)),
-        }
-        if not as_images:
-            inputs["records"] = (shards, written) | WriteRecords(writing.layout, writing.record_files)
-        return inputs | WriteManifests(writing.layout)
+        elements |= WriteImages(writing.layout, masks=as_images, scores=writing.scores)
+        return elements | FinishShards(writing.layout, writing.record_files)
 
     def _describe_settings(self):
         cams = self._cams
@@ -103,6 +74,6 @@ def _count(scored, classes, describe_settings):
     return LabeledImage(scored, tally_image(scored, classes), describe_image(scored, describe_settings))
 
 
-def _tally_failure(failure):
-    count_failure(failure)
-    return failure.shard, Tally(failures=(failure,))
+def _is_unfinished(shard, layout):
+    """False where an attempt before, by this job, has finished the shard: the plan holds no finished ones."""
+    return not io.exists(layout.manifest(shard.name))

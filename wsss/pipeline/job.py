@@ -15,7 +15,7 @@ from wsss.pipeline.inputs import Inputs, open_inputs
 from wsss.pipeline.options import Options, resolve
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import Plan, plan_job, record_files, remove_retired, waves
-from wsss.pipeline.runner import check_paths, images_in_a_wave, is_local, make_pipeline, run
+from wsss.pipeline.runner import check_paths, images_in_a_wave, make_pipeline, run
 from wsss.pipeline.stages.manifest import read_manifests, written_files
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.read import InputShard, open_images, sample
@@ -140,9 +140,7 @@ def _label(
         record_files(images, options.split) if options.output_format == "tfrecord" else None,
         options.save_scores,
     )
-    # CRF and inference scale apart, but not where both run on this machine or on an accelerator's worker.
-    apart = refinement.use_crf and not refinement.use_accelerator and not is_local(beam_argv)
-    make_graph = functools.partial(LabelShards, cams, refinement, writing, reshuffle=apart)
+    make_graph = functools.partial(LabelShards, cams, refinement, writing)
     label_shards(plan.todo, make_graph, options.images_per_wave, beam_argv)
     return threshold
 

@@ -169,7 +169,7 @@ class Options(cli.Options):
         "processes",
         kind=cli.non_negative_int,
     )
-    accelerator: str = cli.option("", "Beam's resource hint for inference, such as type:nvidia-l4;count:1")
+    accelerator: str = cli.option("", "Beam's resource hint for the workers, such as type:nvidia-l4;count:1")
 
     def check(self) -> None:
         if self.background_threshold is not None and self.background_alpha is not None:

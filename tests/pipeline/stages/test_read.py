@@ -9,13 +9,15 @@ from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.tfrecord import read_records, write_records
-from wsss.pipeline.dead_letter import FAILURES
+from wsss.pipeline.dead_letter import PASSED_ON, Failure
 from wsss.pipeline.stages.read import ReadBatches, open_images
 
 
 def read(images, batch_size=16):
     """What `ReadBatches` gives: batches, and failures."""
-    return outputs_of(ReadBatches(images.collection, batch_size), images.shards, "batches", FAILURES)
+    outputs, _ = outputs_of(ReadBatches(images.collection, batch_size), images.shards)
+    failures = [batch[0] for batch in outputs if isinstance(batch[0], Failure)]
+    return [batch for batch in outputs if not isinstance(batch[0], PASSED_ON)], failures
 
 
 @pytest.fixture

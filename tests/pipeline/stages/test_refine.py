@@ -10,7 +10,6 @@ from tests.beam_outputs import outputs_of
 from tests.pseudo_label_cases import make_records
 from wsss.common.errors import UserError
 from wsss.data.dataset import Record
-from wsss.pipeline.dead_letter import FAILURES
 from wsss.pipeline.stages.predict import ImageCams
 from wsss.pipeline.stages.read import InputImage
 from wsss.pipeline.stages.refine import (
@@ -27,7 +26,7 @@ from wsss.pipeline.stages.refine import (
 
 
 def apply(transform, elements):
-    return outputs_of(transform, elements, "results", FAILURES)
+    return outputs_of(transform, elements)
 
 
 @pytest.fixture

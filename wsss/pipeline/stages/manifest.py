@@ -5,14 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import apache_beam as beam
-
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.pipeline.output import OWNED, Layout
 from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.describe import ImageRow
-from wsss.pipeline.stages.score import AddTallies, Tally
+from wsss.pipeline.stages.score import Tally
 
 _REMEDY = "Remove it: its shard is then labeled again."
 
@@ -90,47 +88,11 @@ class Manifest:
         )
 
 
-class WriteManifests(beam.PTransform):
-    """Writes the `Manifest` of each shard after all its images; gives the shards' names.
-
-    Takes a dict of PCollections: `shards`; keyed by the shard's name, `tallies`, `rows` (an `ImageRow` for
-    each mask) and, of TFRecord output, `records`.
-
-    Args:
-        layout: the `Layout`.
-    """
-
-    def __init__(self, layout: Layout):
-        super().__init__()
-        self._layout = layout
-
-    def expand(self, inputs: Any) -> beam.PCollection:
-        shards = inputs["shards"]
-        empty = shards | "OpenTally" >> beam.Map(lambda shard: (shard.name, Tally()))
-        tallies = (empty, inputs["tallies"]) | beam.Flatten() | beam.CombinePerKey(AddTallies())
-        parts = {
-            "source": shards | "KeySource" >> beam.Map(lambda shard: (shard.name, shard.source)),
-            "tally": tallies,
-            "rows": inputs["rows"],
-        }
-        if "records" in inputs:
-            parts["records"] = inputs["records"]
-        return parts | beam.CoGroupByKey() | "WriteManifest" >> beam.Map(_write_manifest, self._layout)
-
-
-def _write_manifest(shard_and_parts, layout):
-    shard, parts = shard_and_parts
-    records, rows = parts.get("records"), sorted(parts["rows"], key=lambda row: row.image_id)
-    manifest = Manifest(
-        shard,
-        parts["source"][0],
-        parts["tally"][0],
-        tuple(row.image_id for row in rows),
-        records[0] if records else None,
-    )
-    rows += [ImageRow(failure.image_id, flags=("failed",)) for failure in manifest.tally.failures]
-    io.write_json(layout.manifest(shard), {**manifest.to_json(), "rows": _rows_to_json(rows)})
-    return shard
+def write_manifest(layout: Layout, manifest: Manifest, rows: Sequence[ImageRow]) -> None:
+    """Writes a manifest and the rows of the shard's masks; the failures get rows of their own."""
+    failed = [ImageRow(failure.image_id, flags=("failed",)) for failure in manifest.tally.failures]
+    value = {**manifest.to_json(), "rows": _rows_to_json([*rows, *failed])}
+    io.write_json(layout.manifest(manifest.shard), value)
 
 
 def _rows_to_json(rows: Sequence[ImageRow]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection
 from wsss.data.images import decode_image
 from wsss.inference.predictor import CamPredictor
-from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
+from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON, Failure, ShardEnd
 from wsss.pipeline.stages.read import InputImage, ReadBatches
 
 
@@ -52,7 +52,7 @@ class CamModelHandler(ModelHandler):
         model_path: `.keras` file, local or remote.
         model_hash: of the file, which distinguishes two models that lay at the same path.
         predictor_options: `(name, value)` pairs, the keyword arguments of `CamPredictor`.
-        resource_hints: of the stage, such as `{"accelerator": "type:nvidia-l4;count:1"}`.
+        resource_hints: of the workers, such as `{"accelerator": "type:nvidia-l4;count:1"}`.
     """
 
     def __init__(
@@ -74,12 +74,21 @@ class CamModelHandler(ModelHandler):
         return cached_predictor(*self._load)
 
     def run_inference(
-        self, batch: Sequence[InputImage], model: Any, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[InputImage | Failure | ShardEnd],
+        model: Any,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterator[PredictionResult]:
-        """Yields one `PredictionResult` an image, whose inference is a `Prediction` or a `Failure`."""
+        """Yields one `PredictionResult` an image, whose inference is a `Prediction` or a `Failure`.
+
+        A `Failure` of an earlier stage and a `ShardEnd` are their own inference.
+        """
         results: dict[int, Any] = {}
         groups: defaultdict[tuple[int, ...], dict[int, np.ndarray]] = defaultdict(dict)
         for index, element in enumerate(batch):
+            if isinstance(element, PASSED_ON):
+                results[index] = element
+                continue
             record = element.record
             try:
                 image = decode_image(record.image_bytes, record.orientation)
@@ -104,7 +113,7 @@ class CamModelHandler(ModelHandler):
 
 
 class PredictCAM(beam.PTransform):
-    """Batches of `InputImage`s to `ImageCams` (main tag) and `Failure`s (tag `failures`).
+    """Batches of `InputImage`s to `ImageCams`, and `Failure`s.
 
     Args:
         handler: a `CamModelHandler`.
@@ -120,7 +129,7 @@ class PredictCAM(beam.PTransform):
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         results = batches | "RunInference" >> RunInference(self._handler)
-        return results | "KeepPresent" >> self._keep.with_outputs(FAILURES, main="image_cams")
+        return results | "KeepPresent" >> self._keep
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ class CamSettings:
 
 
 class ComputeCAMs(beam.PTransform):
-    """`InputShard`s to `ImageCams` (tag `image_cams`) and `Failure`s (tag `failures`).
+    """`InputShard`s to `ImageCams` and `Failure`s, with a `ShardEnd` after those of each shard.
 
     Args:
         settings: `CamSettings`.
@@ -152,12 +161,10 @@ class ComputeCAMs(beam.PTransform):
         super().__init__()
         self._settings = settings
 
-    def expand(self, shards: beam.PCollection) -> dict[str, beam.PCollection]:
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
         of = self._settings
         read = shards | ReadBatches(of.collection, of.batch_size)
-        predicted = read.batches | PredictCAM(of.handler, of.image_labels, of.label_threshold)
-        failures = (read[FAILURES], predicted[FAILURES]) | beam.Flatten()
-        return {"image_cams": predicted.image_cams, FAILURES: failures}
+        return read | PredictCAM(of.handler, of.image_labels, of.label_threshold)
 
 
 class _KeepPresent(beam.DoFn):
@@ -168,8 +175,8 @@ class _KeepPresent(beam.DoFn):
 
     def process(self, result):
         image, prediction = result.example, result.inference
-        if isinstance(prediction, Failure):
-            yield beam.pvalue.TaggedOutput(FAILURES, prediction)
+        if isinstance(prediction, PASSED_ON):
+            yield prediction
             return
         class_ids = image.record.labels
         if self._predicted:

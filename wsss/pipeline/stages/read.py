@@ -20,7 +20,7 @@ from wsss.data.dataset import Collection, Record, open_collection
 from wsss.data.images import BadImage, inspect_image, is_image
 from wsss.data.sources.files import image_ids, list_folder
 from wsss.data.tfrecord import read_records
-from wsss.pipeline.dead_letter import FAILURES, NAMESPACE, Failure
+from wsss.pipeline.dead_letter import NAMESPACE, Failure, ShardEnd
 from wsss.pipeline.output import MASKS, PREVIEWS, SCORES
 
 _logger = logging.getLogger(__name__)
@@ -135,8 +135,8 @@ class ReadBatches(beam.PTransform):
 
     Batches are formed here, in the order of the shard, and not by Beam: its batches depend on timing and on
     the number of workers, and sums of floating-point numbers depend on the batch. So two runs give the same
-    bytes. Batches come out under the main tag, `Failure`s under `failures`. Other errors of a file system
-    than a missing file pass, so that the runner tries again: they are nothing about the image.
+    bytes. A `Failure`, and the `ShardEnd` that comes last, are batches of their own. Other errors of a file
+    system than a missing file pass, so that the runner tries again: they are nothing about the image.
     """
 
     def __init__(self, collection: Collection | None, batch_size: int):
@@ -144,8 +144,7 @@ class ReadBatches(beam.PTransform):
         self._collection, self._batch_size = collection, batch_size
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        read = beam.ParDo(_ReadShard(self._collection, self._batch_size))
-        return shards | read.with_outputs(FAILURES, main="batches")
+        return shards | beam.ParDo(_ReadShard(self._collection, self._batch_size))
 
 
 class _ReadShard(beam.DoFn):
@@ -155,9 +154,11 @@ class _ReadShard(beam.DoFn):
 
     def process(self, shard):
         waiting: defaultdict[tuple[int, int], list[InputImage]] = defaultdict(list)
+        images = 0
         for position, outcome in enumerate(itertools.islice(self._read(shard), shard.limit)):
+            images += 1
             if isinstance(outcome, Failure):
-                yield beam.pvalue.TaggedOutput(FAILURES, outcome)
+                yield (outcome,)
                 continue
             self._images_read.inc()
             image = InputImage(shard.name, outcome, position in shard.previews)
@@ -166,6 +167,7 @@ class _ReadShard(beam.DoFn):
             if len(batch) == self._batch_size:
                 yield tuple(waiting.pop((outcome.height, outcome.width)))
         yield from map(tuple, waiting.values())
+        yield (ShardEnd(shard.name, shard.source, images),)
 
     def _read(self, shard) -> Iterator[Record | Failure]:
         if shard.record_path is None:

@@ -84,16 +84,6 @@ class RefinementSettings:
     walk_steps: int | None = None
     write: str = "masks"
 
-    @property
-    def use_accelerator(self) -> bool:
-        """Whether a stage runs a network or TensorFlow."""
-        return bool({"pamr", "walk"} & set(self.stages))
-
-    @property
-    def use_crf(self) -> bool:
-        """Whether a dense CRF runs, on the CPU."""
-        return "crf" in self.stages or self.write != "masks"
-
 
 def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
     """The PTransforms from `ImageCams` to `ScoredImage`s with a mask, to be applied one after the other."""

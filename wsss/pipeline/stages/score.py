@@ -1,11 +1,10 @@
 """Counts of a shard: images, failures, pixels of each class, and agreement with the true masks."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 
 from wsss.metrics import ThresholdSweep, confusion_matrix
@@ -94,22 +93,6 @@ def tally_image(scored: ScoredImage, classes: int) -> Tally:
         confusion=confusion,
         sweep=sweep,
     )
-
-
-class AddTallies(beam.CombineFn):
-    """Sums `Tally`s: associative and commutative, so a runner adds on the workers before it shuffles."""
-
-    def create_accumulator(self) -> Any:
-        return Tally()
-
-    def add_input(self, accumulator: Any, tally: Any) -> Any:
-        return accumulator + tally
-
-    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
-        return sum(accumulators, Tally())
-
-    def extract_output(self, accumulator: Any) -> Any:
-        return accumulator
 
 
 def _count_scores(scores):

@@ -58,9 +58,9 @@ class ChooseThreshold(beam.PTransform):
         self._settings, self._path = settings, path
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        cams = shards | ComputeCAMs(self._settings)
-        scored = cams["image_cams"] | MergeScales()
-        counts = scored.results | "CountScores" >> beam.Map(count_scores)
+        scored = shards | ComputeCAMs(self._settings) | MergeScales()
+        images = scored | "KeepImages" >> beam.Filter(lambda element: isinstance(element, ScoredImage))
+        counts = images | "CountScores" >> beam.Map(count_scores)
         total = counts | beam.CombineGlobally(_AddCounts())
         return total | "WriteThreshold" >> beam.Map(_write, self._path)
 

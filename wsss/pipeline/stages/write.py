@@ -1,7 +1,8 @@
 """Writing pseudo labels: files keyed by image id, each atomically, so that repeating a bundle is harmless."""
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -12,16 +13,27 @@ from wsss.data.dataset import format_example
 from wsss.data.images import decode_image, encode_mask, voc_palette
 from wsss.data.tfrecord import write_records
 from wsss.pipeline import progress
-from wsss.pipeline.dead_letter import NAMESPACE
+from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON
 from wsss.pipeline.output import Layout, encode_scores
+from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import RecordFile
+from wsss.pipeline.stages.refine import ScoredImage
+from wsss.pipeline.stages.score import Tally
 from wsss.visualization import heat_map, overlay, side_by_side
 
 _images_labeled = Metrics.counter(NAMESPACE, "images_labeled")
 
 
+class LabeledImage(NamedTuple):
+    """A `ScoredImage` with a mask, what it adds to the counts, and its row in `images.csv`."""
+
+    scored: ScoredImage
+    tally: Tally
+    row: ImageRow
+
+
 class WriteImages(beam.PTransform):
-    """Writes the mask of each `LabeledImage`, and on request scores and picture; passes the image on.
+    """Writes the mask of each `LabeledImage`, and on request scores and picture; passes all on.
 
     A file that cannot be written stops the job: that is nothing about the image.
 
@@ -39,37 +51,9 @@ class WriteImages(beam.PTransform):
         return labeled | beam.Map(_write_image, self._layout, self._masks, self._scores)
 
 
-class WriteRecords(beam.PTransform):
-    """Writes one TFRecord file a shard, with the pseudo label in the place of the true mask.
-
-    Together with TFDS's metadata the files are a collection like the one that was read: a segmentation
-    network trains on it as on any other. Takes `(shards, LabeledImages)`, gives pairs of the
-    shard's name and its `RecordFile`.
-
-    Args:
-        layout: the `Layout`.
-        file_names: dict of the shard's name to the name of the file.
-    """
-
-    def __init__(self, layout: Layout, file_names: Any):
-        super().__init__()
-        self._layout, self._file_names = layout, file_names
-
-    def expand(self, inputs: Any) -> beam.PCollection:
-        shards, labeled = inputs
-        members = (
-            shards | "OpenFile" >> beam.Map(lambda shard: (shard.name, None)),  # a shard may end up empty
-            labeled | "FormatRecord" >> beam.Map(_format),
-        )
-        return (
-            members
-            | beam.Flatten()
-            | "GroupByShard" >> beam.GroupByKey()
-            | "WriteFile" >> beam.Map(_write_file, self._layout, self._file_names)
-        )
-
-
 def _write_image(labeled, layout, masks, scores):
+    if isinstance(labeled, PASSED_ON):
+        return labeled
     scored = labeled.scored
     image_id = scored.input.record.image_id
     if masks:
@@ -93,15 +77,22 @@ def _preview(scored):
     return side_by_side(pictures)
 
 
-def _format(labeled):
+def format_record(labeled: LabeledImage) -> tuple[str, bytes]:
+    """`(image_id, serialized)`: the image's record with the pseudo label in the place of the true mask."""
     scored = labeled.scored
+    assert scored.mask is not None  # the stages before give one
     record = replace(scored.input.record, labels=scored.class_ids, mask_bytes=encode_mask(scored.mask))
-    return scored.input.shard, (record.image_id, format_example(record))
+    return record.image_id, format_example(record)
 
 
-def _write_file(shard_and_members, layout, file_names):
-    shard, members = shard_and_members
-    path = layout.free(layout.path(file_names[shard]))
-    records = sorted(member for member in members if member is not None)
-    count, size = write_records(path, [serialized for _, serialized in records])
-    return shard, RecordFile(count, size, file_names[shard])
+def write_record_file(layout: Layout, name: str, records: Iterable[tuple[str, bytes]]) -> RecordFile:
+    """Writes the TFRecord file of a shard, which may be empty.
+
+    Args:
+        layout: the `Layout`.
+        name: of the file.
+        records: those that `format_record` gave, in any order.
+    """
+    path = layout.free(layout.path(name))
+    count, size = write_records(path, [serialized for _, serialized in sorted(records)])
+    return RecordFile(count, size, name)

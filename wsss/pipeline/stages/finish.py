@@ -1,0 +1,127 @@
+"""Finishing a shard: its TFRecord file and its manifest, as soon as all its images are done.
+
+The images of a shard travel from the reader to here without a shuffle between, one after the other, and the
+`ShardEnd` follows them. A runner that fuses such stages, as Beam's runners do, brings them in one bundle, and
+the shard is finished within that bundle: what a job has done when it fails or is stopped stays done. What a
+runner brings in different bundles is gathered by a GroupByKey, and finished after all images of the job.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+
+from wsss.pipeline.dead_letter import Failure, ShardEnd, count_failure
+from wsss.pipeline.output import Layout
+from wsss.pipeline.stages.describe import ImageRow
+from wsss.pipeline.stages.manifest import Manifest, write_manifest
+from wsss.pipeline.stages.score import Tally
+from wsss.pipeline.stages.write import LabeledImage, format_record, write_record_file
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """What is known about some images of a shard.
+
+    Attributes:
+        tally: counts over them.
+        rows: the `ImageRow` of each mask.
+        records: of TFRecord output, `(image_id, serialized)` of each mask.
+        end: the shard's `ShardEnd`, or None where that is in another part.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    rows: tuple[ImageRow, ...] = ()
+    records: tuple[tuple[str, bytes], ...] = ()
+    end: ShardEnd | None = None
+
+    @classmethod
+    def of(cls, element: LabeledImage | Failure | ShardEnd, with_record: bool) -> "ShardPart":
+        """The part that is one element."""
+        if isinstance(element, ShardEnd):
+            return cls(end=element)
+        if isinstance(element, Failure):
+            return cls(Tally(failures=(element,)))
+        return cls(element.tally, (element.row,), (format_record(element),) if with_record else ())
+
+    def __add__(self, other: "ShardPart") -> "ShardPart":
+        return ShardPart(
+            self.tally + other.tally,
+            self.rows + other.rows,
+            self.records + other.records,
+            self.end or other.end,
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are all images of the shard."""
+        return self.end is not None and self.tally.images + len(self.tally.failures) == self.end.images
+
+
+class FinishShards(beam.PTransform):
+    """`LabeledImage`s, `Failure`s and `ShardEnd`s to the names of finished shards, whose manifests it writes.
+
+    Of TFRecord output it writes the file of each shard before, with the pseudo label in the place of the true
+    mask. Together with TFDS's metadata the files are a collection like the one that was read: a segmentation
+    network trains on it as on any other.
+
+    Args:
+        layout: the `Layout`.
+        file_names: dict of the shard's name to the name of its TFRecord file, or None without such files.
+    """
+
+    def __init__(self, layout: Layout, file_names: dict[str, str] | None = None):
+        super().__init__()
+        self._settings = layout, file_names
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        gather = beam.ParDo(_FinishInBundle(*self._settings))
+        outputs = elements | "InBundle" >> gather.with_outputs("parts", main="finished")
+        late = (
+            outputs.parts
+            | "GroupParts" >> beam.GroupByKey()
+            | "FinishLate" >> beam.Map(_finish_parts, *self._settings)
+        )
+        return (outputs.finished, late) | beam.Flatten()
+
+
+class _FinishInBundle(beam.DoFn):
+    """Finishes the shards that a bundle holds whole; of others, `(shard, ShardPart)` under `parts`."""
+
+    def __init__(self, layout, file_names):
+        self._layout, self._file_names = layout, file_names
+
+    def start_bundle(self) -> None:
+        self._parts: dict[str, ShardPart] = {}
+
+    def process(self, element: Any) -> Iterator[Any]:
+        shard = element.scored.input.shard if isinstance(element, LabeledImage) else element.shard
+        if isinstance(element, Failure):
+            count_failure(element)
+        part = ShardPart.of(element, self._file_names is not None)
+        part = self._parts[shard] + part if shard in self._parts else part
+        self._parts[shard] = part
+        if part.is_complete:
+            yield _finish(shard, self._parts.pop(shard), self._layout, self._file_names)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for part in self._parts.items():
+            output = GlobalWindows.windowed_value(part)
+            yield beam.pvalue.TaggedOutput("parts", output)
+
+
+def _finish_parts(shard_and_parts, layout, files):
+    shard, parts = shard_and_parts
+    return _finish(shard, sum(parts, ShardPart()), layout, files)
+
+
+def _finish(shard: str, part: ShardPart, layout: Layout, files: dict[str, str] | None) -> str:
+    """Writes the files of a shard all of whose images are known, the manifest last."""
+    assert part.end is not None  # each shard has one
+    rows = sorted(part.rows, key=lambda row: row.image_id)
+    records = None if files is None else write_record_file(layout, files[shard], part.records)
+    image_ids = tuple(row.image_id for row in rows)
+    write_manifest(layout, Manifest(shard, part.end.source, part.tally, image_ids, records), rows)
+    return shard
