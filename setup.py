@@ -51,6 +51,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # most tests keep one core busy; two processes take 0.6 of the time
             "hypothesis>=6.100",
+            "pycocotools>=2.0.8",  # the reference of COCO's run lengths
             "opencv-python-headless>=4.9",  # the published snippet reads its image with cv2
             "gcp-storage-emulator>=2024.8.3",  # gs:// on loopback
             "setuptools>=68",  # the test of the source distribution

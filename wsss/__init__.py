@@ -39,6 +39,7 @@ _PUBLIC = {
     "train_model": "wsss.training.api",
     "label_collection": "wsss.pipeline.api",
     "predict_masks": "wsss.pipeline.api",
+    "export_masks": "wsss.pipeline.export",
     "convert_weights": "wsss.weights.conversion",
 }
 _PACKAGES = (

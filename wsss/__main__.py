@@ -12,6 +12,7 @@ COMMANDS = {
     "pseudo_labels": "a trained model and shards -> pseudo labels",
     "predict": "a trained model and a folder of images -> masks",
     "evaluate": "masks or scores against the truth",
+    "export": "masks -> the formats of annotation tools and frameworks",
     "report": "one page about a folder of pseudo labels",
     "convert": "published weights -> a Keras file",
     "demo": "the whole way on drawn scenes, in minutes",

@@ -37,6 +37,7 @@ KINDS = {
     "pseudo_labels": "pseudo labels",
     "evaluation": "an evaluation",
     "demo": "a demo",
+    "export": "an export",
 }
 
 

@@ -281,6 +281,23 @@ def stored_size(data: bytes) -> tuple[int, int]:
         return image.size[::-1]
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of an image as it is shown, its EXIF orientation undone; only the header is read.
+
+    Raises:
+        BadImage: the bytes are no image.
+    """
+    with _open(data) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def image_suffix(data: bytes) -> str:
+    """The suffix of a file with these bytes, such as `.jpg`; `.img` where the format is not known."""
+    signatures = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
+    return next((suffix for start, suffix in signatures.items() if data.startswith(start)), ".img")
+
+
 def _open(data, reason="corrupt"):
     if not data:
         raise BadImage("zero_byte" if reason == "corrupt" else reason, "The file is empty.", "Copy it again.")

@@ -21,6 +21,7 @@ _METADATA = (
     *("dataset_info.json", "features.json", "labels.labels.txt", "fingerprints.json"),
     *("errors.jsonl", "summary.json"),
 )
+_LAYOUTS = ("voc", "coco", "mmseg")  # of other programs, each with a reader in `wsss.data.sources`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class Options(cli.Options):
     images: str = cli.option("", "folder of images; needs --labels", metavar="DIR", group="source, one of")
     voc: str = cli.option("", "PASCAL VOC devkit, such as VOCdevkit/VOC2012", metavar="DEVKIT")
     coco: str = cli.option("", "COCO: annotations/instances_*.json and image folders", metavar="DIR")
+    mmseg: str = cli.option(
+        "", "MMSegmentation's img_dir/SPLIT and ann_dir/SPLIT, with metainfo.json or --classes", metavar="DIR"
+    )
     tfds: str = cli.option("", "TFDS data set with features image and labels (or label)", metavar="NAME")
 
     labels: str = cli.option(
@@ -76,16 +80,17 @@ class Options(cli.Options):
     overwrite: bool = cli.option(False, "replace the collection in --output, once the new one is complete")
 
     def check(self) -> None:
-        given = [f"--{name}" for name in ("images", "voc", "coco", "tfds") if getattr(self, name)]
+        given = [f"--{name}" for name in ("images", *_LAYOUTS, "tfds") if getattr(self, name)]
         if len(given) != 1:
             raise UserError(
-                "Give one source: --images (with --labels), --voc, --coco or --tfds. "
+                f"Give one source: --images (with --labels), --{', --'.join(_LAYOUTS)} or --tfds. "
                 f"Received: {', '.join(given) or 'none'}."
             )
         if self.images and not self.labels:
             raise UserError("`--images` needs `--labels`, a CSV file with a column `id` and the classes.")
+        takes_classes = self.voc or self.mmseg
         for name in ("labels", "masks", "classes", "label_separator", "val_fraction"):
-            if getattr(self, name) and not self.images and not (name == "classes" and self.voc):
+            if getattr(self, name) and not self.images and not (name == "classes" and takes_classes):
                 raise UserError(f"`--{name}` goes with `--images`; `{given[0]}` knows its own.")
         if self.tfds and self.shards:
             raise UserError("`--shards` does not go with `--tfds`: its shards stay as they are.")
@@ -205,32 +210,41 @@ def _open_source(options):
 
         collection = open_collection(options.tfds)
         return collection, sum(collection.split_sizes.values())
+    source = _read_source(options)
+    return source, len(source.items)
+
+
+def _read_source(options):
+    """The `Listing` of the images on disk."""
     from wsss.data.sources.coco import read_coco
     from wsss.data.sources.folder import read_folder
+    from wsss.data.sources.mmseg import read_mmseg
     from wsss.data.sources.voc import read_voc
 
-    if options.images:
-        source = read_folder(
-            options.images,
-            options.labels,
-            masks=options.masks,
-            classes=options.classes,
-            val_fraction=options.val_fraction,
-            label_separator=options.label_separator,
-        )
-    else:
-        source = read_voc(options.voc, options.classes) if options.voc else read_coco(options.coco)
-    return source, len(source.items)
+    if options.voc:
+        return read_voc(options.voc, options.classes)
+    if options.coco:
+        return read_coco(options.coco)
+    if options.mmseg:
+        return read_mmseg(options.mmseg, options.classes)
+    return read_folder(
+        options.images,
+        options.labels,
+        masks=options.masks,
+        classes=options.classes,
+        val_fraction=options.val_fraction,
+        label_separator=options.label_separator,
+    )
 
 
 def _claim_output(options, source):
     """The `OutputFolder`; a collection that is complete is kept unless `--overwrite` is given."""
-    inputs = (options.images, options.labels, options.masks, options.classes, options.voc, options.coco)
+    inputs = (options.images, options.labels, options.masks, options.classes)
     return claim(
         options.output,
         "collection",
         owned=(*_METADATA, f"{options.name}-*.tfrecord-*-of-*", ".plan/*"),
-        inputs=(*inputs, source.directory if options.tfds else None),
+        inputs=(*inputs, *(getattr(options, name) for name in _LAYOUTS), options.tfds and source.directory),
         overwrite=options.overwrite,
         resumes=False,
         complete=_METADATA[0],

@@ -27,6 +27,7 @@ class _Annotations:
         images: image id -> `(file_name, height, width)`.
         shapes: image id -> `(category id, segmentation, area)` each.
         unmatched: the annotations whose image is not listed, as text for a message.
+        ignored: id of the category whose pixels are unknown, as `wsss.export` writes it; None without one.
     """
 
     path: str
@@ -34,6 +35,12 @@ class _Annotations:
     images: dict[str, tuple[str, int, int]]
     shapes: dict[str, list[tuple[str, Any, float]]]
     unmatched: list[str]
+    ignored: str | None = None
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """The categories but the ignored one."""
+        return {category: name for category, name in self.categories.items() if category != self.ignored}
 
 
 def read_coco(directory: str) -> Listing:
@@ -64,7 +71,7 @@ def read_coco(directory: str) -> Listing:
     problems: list[Problem] = []
     notes: list[str] = []
     for name, split, content in zip(names, splits, files):
-        if content.categories != files[0].categories:
+        if content.classes != files[0].classes:
             raise UserError(f"{content.path} has other categories than {paths[0]}.")
         folder = _image_folder(directory, name, content)
         _list_split(content, split, folder, items, problems)
@@ -76,18 +83,21 @@ def read_coco(directory: str) -> Listing:
     unknown = sum(not _is_complete(item.mask) for item in items)
     if unknown:
         notes.append(f"images with annotations that have no shape, their other pixels unknown: {unknown}")
-    class_names = tuple(files[0].categories.values())
+    class_names = tuple(files[0].classes.values())
     return Listing(class_names, items, has_masks=True, problems=problems, notes=notes)
 
 
 def _list_split(content, split, folder, items, problems):
     """Appends the items and problems of one file."""
-    number = {category: index for index, category in enumerate(content.categories)}
+    number = {category: index for index, category in enumerate(content.classes)}
+    value = {category: index + 1 for category, index in number.items()}
+    if content.ignored is not None:
+        value[content.ignored] = IGNORE
     ids = image_ids({name for name, _, _ in content.images.values()})
     seen = set()
     for image, (file_name, height, width) in content.images.items():
         shapes = content.shapes[image]
-        unlisted = sorted({category for category, _, _ in shapes} - number.keys())
+        unlisted = sorted({category for category, _, _ in shapes} - value.keys())
         if unlisted:
             detail = f"{content.path} gives it the category {unlisted[0]}, which it does not list."
             problems.append(Problem(ids[file_name], "table", "wrongly_labelled", detail, "Correct the file."))
@@ -97,8 +107,8 @@ def _list_split(content, split, folder, items, problems):
         else:
             seen.add(file_name)
             shapes = sorted(shapes, key=lambda shape: -shape[2])  # small ones on top
-            drawn = [[number[category] + 1, segmentation] for category, segmentation, _ in shapes]
-            labels = tuple(sorted({number[category] for category, _, _ in shapes}))
+            drawn = [[value[category], segmentation] for category, segmentation, _ in shapes]
+            labels = tuple(sorted({number[category] for category, _, _ in shapes if category in number}))
             mask = {"height": height, "width": width, "shapes": drawn}
             items.append(ListedImage(ids[file_name], split, labels, io.join(folder, file_name), mask))
 
@@ -108,12 +118,14 @@ def _read_file(path) -> _Annotations:
     content = io.read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no COCO instances file: it holds no object.")
-    categories, images = {}, {}
+    categories, images, ignored = {}, {}, None
     for where, entry in _entries(content, "categories", path):
         category = _field(entry, "id", _as_id, where)
         if category in categories:
             raise UserError(f"{where}: its id {category} is that of another category. Give it its own.")
         categories[category] = _field(entry, "name", _as_name, where)
+        if _is_ignored(category, entry):
+            ignored = category
     repeated = [name for name, count in Counter(categories.values()).items() if count > 1]
     if repeated:
         owners = [category for category, name in categories.items() if name == repeated[0]]
@@ -141,7 +153,12 @@ def _read_file(path) -> _Annotations:
             f"the images are {', '.join(list(images)[:3]) or '(none)'}. Correct `image_id`."
         )
     ordered = {category: categories[category] for category in sorted(categories, key=_id_order)}
-    return _Annotations(path, ordered, images, shapes, unmatched)
+    return _Annotations(path, ordered, images, shapes, unmatched, ignored)
+
+
+def _is_ignored(category, entry):
+    """Whether a category is that of pixels of no class (`wsss.data.targets.coco.IGNORE_CATEGORY`)."""
+    return (category, entry["name"], entry.get("supercategory")) == (str(IGNORE), "ignore", "void")
 
 
 def _entries(content, key, path):

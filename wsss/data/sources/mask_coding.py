@@ -16,6 +16,7 @@ from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, decode_color_mask, decode_mask, mask_content, voc_palette
+from wsss.data.sources.base import ListedImage
 
 _SAMPLE = 1000  # masks that are looked into beforehand, spaced evenly
 _REMEDY = (
@@ -105,6 +106,37 @@ def find_mask_coding(
     _check_against_tags(masks, class_names)
     table = [palette.get(number, palette[0]) for number in range(256)] if by_color else ()
     return MaskCoding(values, table), notes
+
+
+def tags_of_masks(
+    masks: Mapping[Any, str], ids: Sequence[Any], class_names: Sequence[str], colors: Any = None
+) -> dict[Any, tuple]:
+    """The classes that masks show, where a collection has no other tags.
+
+    Args:
+        masks: image id -> path of its mask.
+        ids: of the images.
+        class_names: the foreground classes, in the order of their numbers.
+        colors: see `find_mask_coding`.
+
+    Returns:
+        dict of image id to `(classes, None)`, or to `((), (reason, detail, remedy))` where the mask is
+        missing or cannot be read.
+    """
+    items = [ListedImage(image_id, "", (), "", masks[image_id]) for image_id in ids if image_id in masks]
+    coding, _ = find_mask_coding(items, class_names, colors)
+
+    def tags(image_id):
+        if image_id not in masks:
+            return (), ("unlabelled", "It has neither an annotation nor a mask.", "Add one.")
+        try:
+            numbers = np.unique(coding.decode(io.read_bytes(masks[image_id]))).tolist()
+        except BadImage as error:
+            return (), (error.reason, error.detail, error.remedy)
+        return {number - 1 for number in numbers if 0 < number <= len(class_names)}, None
+
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(ids, pool.map(tags, ids)))
 
 
 def _full_palette(colors, classes, is_voc):

@@ -1,20 +1,19 @@
 """PASCAL VOC's layout: `JPEGImages`, tags in `Annotations`, masks in `SegmentationClass`, `ImageSets`."""
 
 import difflib
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from xml.etree import ElementTree
 
-import numpy as np
-
 from wsss.common import io
 from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
-from wsss.data.images import BadImage, is_image
+from wsss.data.images import is_image
 from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.files import stem
 from wsss.data.sources.folder import read_class_names
-from wsss.data.sources.mask_coding import find_mask_coding
+from wsss.data.sources.mask_coding import tags_of_masks
 
 CLASS_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -37,7 +36,7 @@ def read_voc(devkit: str, classes: str = "") -> Listing:
     Returns:
         `Listing` with the splits `train` and `val` of `ImageSets/Segmentation` (of `Main` where there is no
         such folder), and `trainaug` where any folder lists it; it contains `train`, as in the published
-        protocols.
+        protocols. Where there is none of them, all lists of `ImageSets/Segmentation`.
         Tags are the objects of `Annotations`, difficult ones included, as the published protocols have it;
         where there is no `Annotations`, the classes that the masks show.
 
@@ -45,12 +44,12 @@ def read_voc(devkit: str, classes: str = "") -> Listing:
         UserError: there is no devkit, or its classes cannot be known.
     """
     root = _find_root(devkit)
-    images = _list_by_stem(root, "JPEGImages", "*")
-    annotations = _list_by_stem(root, "Annotations", "*.xml")
+    images = _list_by_stem(root, "JPEGImages")
+    annotations = _list_by_stem(root, "Annotations", ".xml")
     lists = _read_lists(root, images.keys() | annotations.keys())
     masks: dict[str, str] = {}
     for folder in _MASKS:
-        masks = _list_by_stem(root, folder, "*.png") | masks
+        masks = _list_by_stem(root, folder, ".png") | masks
     ids = sorted({image_id for members in lists.values() for image_id in members})
     names, colors, notes = _find_class_names(root, classes)
     if annotations:
@@ -64,7 +63,7 @@ def read_voc(devkit: str, classes: str = "") -> Listing:
             names, notes = CLASS_NAMES, ["the classes are taken to be PASCAL VOC's twenty"]
         check_class_count(len(names), "The devkit")
         notes = [*notes, "there is no Annotations: the tags are the classes that the masks show"]
-        tags = _tags_of_masks(masks, ids, names, colors)
+        tags = tags_of_masks(masks, ids, names, colors)
     items, problems = _list_items(root, lists, tags, images, masks)
     problems = list(dict.fromkeys(problems))
     return Listing(names, items, has_masks=bool(masks), mask_colors=colors, problems=problems, notes=notes)
@@ -97,13 +96,15 @@ def _find_root(devkit):
     raise UserError(f"`--voc` must hold a devkit (JPEGImages, Annotations, ImageSets). Received: {devkit}.")
 
 
-def _list_by_stem(root, folder, pattern):
-    """Name without suffix -> path of a folder's images or annotations; a JPEG goes before others."""
-    paths = io.list_files(io.join(io.escape(root), folder, pattern))
-    if pattern == "*":
-        paths = [path for path in paths if is_image(path)]
+def _list_by_stem(root, folder, suffix=None):
+    """Path in a folder, without suffix -> path of its images, or of the files with a suffix; a JPEG goes
+    before others.
+    """
+    start = len(io.join(root, folder)) + 1
+    paths = io.list_files(io.join(io.escape(root), folder, "**"))
+    paths = [path for path in paths if (path.lower().endswith(suffix) if suffix else is_image(path))]
     paths.sort(key=lambda path: (path.lower().endswith((".jpg", ".jpeg")), path))
-    return {path.rsplit("/", 1)[-1].rsplit(".", 1)[0]: path for path in paths}
+    return {path[start:].replace(os.sep, "/").rsplit(".", 1)[0]: path for path in paths}
 
 
 def _read_lists(root, known):
@@ -120,6 +121,12 @@ def _read_lists(root, known):
     augmented = [path for (_, name), path in found.items() if name == "trainaug.txt"]
     if augmented:
         lists["trainaug"] = augmented[0]
+    if not lists:  # a tool's own, such as CVAT's `default`
+        lists = {
+            name.removesuffix(".txt"): path
+            for (folder, name), path in found.items()
+            if folder == "Segmentation"
+        }
     if not lists:
         raise UserError(f"{root}/ImageSets has neither train.txt nor val.txt in Segmentation or Main.")
     return {
@@ -184,24 +191,6 @@ def _number_tags(found, names):
     near = difflib.get_close_matches(unknown[0], names, n=1)
     detail = f"It is tagged `{unknown[0]}`, which is no class." + (f" `{near[0]}`?" if near else "")
     return (), ("wrongly_labelled", detail, "Correct the tag, or the list of classes.")
-
-
-def _tags_of_masks(masks, ids, names, colors):
-    """Image id -> `(classes, fault)`, from the numbers in its mask."""
-    items = [ListedImage(image_id, "", (), "", masks[image_id]) for image_id in ids if image_id in masks]
-    coding, _ = find_mask_coding(items, names, colors)
-
-    def tags(image_id):
-        if image_id not in masks:
-            return (), ("unlabelled", "It has neither an annotation nor a mask.", "Add one.")
-        try:
-            numbers = np.unique(coding.decode(io.read_bytes(masks[image_id]))).tolist()
-        except BadImage as error:
-            return (), (error.reason, error.detail, error.remedy)
-        return {number - 1 for number in numbers if 0 < number <= len(names)}, None
-
-    with ThreadPoolExecutor(8) as pool:
-        return dict(zip(ids, pool.map(tags, ids)))
 
 
 def _read_tags(annotations, image_id):

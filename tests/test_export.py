@@ -1,0 +1,202 @@
+"""`python -m wsss.export`: each format is read back by `prepare` with the same masks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.test_dataset import write_collection
+from tests.data.test_images import encoded, oriented, picture
+from wsss import export_masks
+from wsss.common import io
+from wsss.common.errors import UserError
+from wsss.data.dataset import open_collection
+from wsss.data.images import decode_mask, encode_mask, voc_palette
+from wsss.export import main
+from wsss.pipeline.export import TARGETS
+from wsss.prepare import main as prepare
+
+NAMES = ("cat", "dog", "7")
+
+
+def scene(size, seed=0):
+    """Blocks of the background, of all classes and of unknown pixels."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.choice([0, 1, 2, 3, 255], (7, 7))
+    return np.kron(blocks, np.ones((2, 2)))[: size[0], : size[1]].astype(np.uint8)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of images, one turned, one in a sub-folder; and label maps of all but one."""
+    images = {
+        "a.jpg": encoded(picture(seed=1)),
+        "sub/b c.png": encoded(picture(seed=2), "PNG"),
+        "turned.jpg": oriented(6),
+        "unlabeled.jpg": encoded(picture(seed=3)),
+    }
+    masks = {"a": scene((7, 12), 1), "sub/b c": scene((7, 12), 2), "turned": scene((12, 7), 3)}
+    for name, data in images.items():
+        io.write_bytes(tmp_path / "images" / name, data)
+    for name, mask in masks.items():
+        io.write_bytes(tmp_path / "labels" / "masks" / f"{name}.png", encode_mask(mask, voc_palette()))
+    settings = {"options": {"data": str(tmp_path / "images"), "split": "all"}, "model_hash": "0"}
+    io.write_json(tmp_path / "labels" / "options.json", {**settings, "class_names": list(NAMES)})
+    return tmp_path, masks
+
+
+def export(*arguments, code=0):
+    assert main([str(argument) for argument in arguments]) == code
+
+
+def records_of(folder, split="train"):
+    return {record.image_id: record for record in open_collection(str(folder)).read(split)}
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "mmseg"])
+def test_masks_and_images_come_back_as_they_were(photographs, form):
+    root, masks = photographs
+    export(root / "labels", "--format", form, "--output", root / "out")
+    assert prepare([f"--{form}", str(root / "out"), "--output", str(root / "shards")]) == 0
+    records = records_of(root / "shards")
+    assert open_collection(str(root / "shards")).class_names == NAMES
+    assert records.keys() == masks.keys()
+    for image_id, mask in masks.items():
+        np.testing.assert_array_equal(records[image_id].mask, mask)
+        assert records[image_id].labels == tuple(n - 1 for n in np.unique(mask) if 0 < n < 255)
+    assert records["turned"].image_bytes == oriented(6)
+
+
+def test_components_draw_the_same_masks(photographs):
+    root, masks = photographs
+    export(root / "labels", "--format", "coco", "--instances", "component", "--output", root / "out")
+    content = io.read_json(root / "out" / "annotations" / "instances_train.json")
+    assert len(content["annotations"]) > sum(len(np.unique(mask[mask > 0])) for mask in masks.values())
+    assert prepare(["--coco", str(root / "out"), "--output", str(root / "shards")]) == 0
+    for image_id, record in records_of(root / "shards").items():
+        np.testing.assert_array_equal(record.mask, masks[image_id])
+
+
+@pytest.mark.parametrize("form", sorted(TARGETS))
+def test_all_splits_of_a_collection_are_exported_twice_with_equal_bytes(tmp_path, form):
+    write_collection(tmp_path / "shards")
+    contents = []
+    for name in ("one", "two"):
+        summary = export_masks(str(tmp_path / "shards"), str(tmp_path / name), format=form)
+        assert summary["splits"] == {"train": 2, "val": 1}
+        files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
+        contents.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
+    assert contents[0] == contents[1]
+
+
+def test_voc_masks_are_the_label_maps_byte_for_byte(photographs):
+    root, masks = photographs
+    export(root / "labels", "--format", "voc", "--output", root / "out")
+    for image_id in masks:
+        exported = root / "out" / "SegmentationClass" / f"{image_id}.png"
+        assert exported.read_bytes() == (root / "labels" / "masks" / f"{image_id}.png").read_bytes()
+
+
+def test_photographs_come_from_a_collection_too(photographs, tmp_path):
+    root, masks = photographs
+    export(root / "labels", "--format", "coco", "--output", root / "out")
+    assert prepare(["--coco", str(root / "out"), "--output", str(root / "shards")]) == 0
+    export(
+        root / "labels",
+        "--format",
+        "voc",
+        "--data",
+        root / "shards",
+        "--split",
+        "train",
+        "--output",
+        root / "v",
+    )
+    for image_id, mask in masks.items():
+        data = (root / "v" / "SegmentationClass" / f"{image_id}.png").read_bytes()
+        np.testing.assert_array_equal(decode_mask(data), mask)
+
+
+def test_pycocotools_reads_the_file(photographs):
+    coco = pytest.importorskip("pycocotools.coco", reason="COCO's own reader")
+    root, masks = photographs
+    export(root / "labels", "--format", "coco", "--output", root / "out")
+    content = coco.COCO(str(root / "out" / "annotations" / "instances_train.json"))
+    assert {entry["name"] for entry in content.loadCats(content.getCatIds())} == {*NAMES, "ignore"}
+    for image in content.loadImgs(content.getImgIds()):
+        drawn = np.zeros((image["height"], image["width"]), np.uint8)
+        for annotation in content.loadAnns(content.getAnnIds(imgIds=image["id"])):
+            drawn[content.annToMask(annotation) == 1] = annotation["category_id"]
+        np.testing.assert_array_equal(drawn, masks[image["file_name"].rsplit(".", 1)[0]])
+
+
+def test_what_does_not_fit_is_left_out_and_listed(photographs, capsys):
+    root, _ = photographs
+    io.write_bytes(root / "labels" / "masks" / "gone.png", encode_mask(scene((7, 12))))
+    io.write_bytes(root / "labels" / "masks" / "a.png", encode_mask(scene((8, 12))))
+    io.write_bytes(root / "labels" / "masks" / "turned.png", b"no mask")
+    export(root / "labels", "--format", "voc", "--output", root / "out")
+    lines = io.read_text(root / "out" / "errors.jsonl").splitlines()
+    assert {problem["id"]: problem["reason"] for problem in map(json.loads, lines)} == {
+        "gone": "missing",
+        "a": "mask_size",
+        "turned": "mask_corrupt",
+    }
+    assert "Left out: mask_corrupt 1, mask_size 1, missing 1" in capsys.readouterr().out
+    assert io.read_text(root / "out" / "ImageSets" / "Segmentation" / "train.txt") == "sub/b c\n"
+
+
+def test_a_finished_export_stays_unless_overwrite(photographs, capsys):
+    root, _ = photographs
+    command = (root / "labels", "--output", root / "out")
+    export(*command, "--format", "voc")
+    export(*command, "--format", "coco", code=2)
+    assert "holds an export already" in capsys.readouterr().err
+    export(*command, "--format", "coco", "--overwrite")
+    assert not (root / "out" / "SegmentationClass").exists() or not list(
+        (root / "out" / "SegmentationClass").rglob("*.png")
+    )
+    assert (root / "out" / "annotations" / "instances_train.json").exists()
+
+
+def test_images_need_not_be_copied(photographs):
+    root, _ = photographs
+    export(root / "labels", "--format", "coco", "--no-copy_images", "--output", root / "out")
+    assert not (root / "out" / "images").exists()
+
+
+def test_an_interrupted_export_leaves_no_file_that_looks_complete(photographs, monkeypatch):
+    root, _ = photographs
+    target = TARGETS["coco"]
+    monkeypatch.setattr(target, "write_image", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    export(root / "labels", "--format", "coco", "--output", root / "out", code=2)
+    assert sorted(path.name for path in (root / "out").rglob("*") if path.is_file()) == ["wsss_output.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "voc", "instances": "component"}, "goes with `--format coco`"),
+        ({"format": "cocoa"}, "--format must be one of"),
+        ({"format": "voc", "images": "x", "data": "y"}, "Give one of `--images` and `--data`"),
+        ({"format": "voc", "images": "labels"}, "No mask of .* belongs to an image in"),
+    ],
+)
+def test_mistakes_are_one_line(photographs, options, message):
+    root, _ = photographs
+    if options.get("images") == "labels":
+        options = {**options, "images": str(root / "empty")}
+        io.write_bytes(root / "empty" / "other.jpg", encoded(picture()))
+    with pytest.raises(UserError, match=message):
+        export_masks(str(root / "labels"), str(root / "out"), **options)
+
+
+def test_masks_alone_ask_for_photographs_and_classes(photographs, capsys):
+    root, _ = photographs
+    export(root / "labels" / "masks", "--format", "voc", "--output", root / "out", code=2)
+    assert "pass `--classes`" in capsys.readouterr().err
+    io.write_text(root / "classes.txt", "\n".join(NAMES))
+    command = (root / "labels" / "masks", "--format", "voc", "--classes", root / "classes.txt")
+    export(*command, "--output", root / "out", code=2)
+    assert "where the photographs are by --images or --data" in capsys.readouterr().err
+    export(*command, "--images", root / "images", "--output", root / "out")

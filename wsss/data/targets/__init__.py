@@ -1,0 +1,1 @@
+"""Masks in the file formats of annotation tools and of training frameworks."""
