@@ -56,7 +56,7 @@ def write_collection(folder, records, shards=3, class_names=CLASS_NAMES):
         class_names=class_names,
         shard_lengths={"train": [len(member) for member in members]},
         split_bytes={"train": size},
-        has_masks=True,
+        has_masks=records[0].mask_bytes is not None,
     )
 
 

@@ -24,6 +24,11 @@ def test_the_demo_goes_from_tags_to_a_report_and_shows_its_commands(tmp_path, ca
 
     assert main(["--output", str(output), "--num_images", "40", "--epochs", "1"]) == 0
     assert "finished already" in capsys.readouterr().out
+    assert main(["--output", str(output), "--num_images", "41"]) == 2
+    assert "holds 40 scenes, not the 41 asked for" in capsys.readouterr().err
+    assert main(["--output", str(output), "--num_images", "40", "--epochs", "2"]) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert main(["--output", str(output), "--num_images", "40", "--epochs", "2", "--overwrite"]) == 0
 
 
 def test_a_mistake_ends_the_demo_in_one_line(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The evaluation program: figures by hand, on every kind of input."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
 from wsss.common import io
 from wsss.common.file_names import file_name, image_id_of
 from wsss.data.images import encode_mask, voc_palette
+from wsss.data.synthetic import write_synthetic_collection
 from wsss.evaluate import main
 from wsss.pipeline.output import encode_scores
 
@@ -97,10 +99,20 @@ def test_collections_are_read_on_both_sides(tmp_path, capsys):
     assert "100.00 % of the pixels predicted" in printed
 
 
+def test_all_splits_of_a_collection_are_compared_at_once(tmp_path, capsys):
+    data = str(tmp_path / "data")
+    write_synthetic_collection(data, images=5, size=32)
+    assert main(["--predictions", data, "--truth", data, "--split", "all"]) == 0
+    assert "5 images, 0 without prediction" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--truth", "empty"], "holds no masks"),
+        (["--truth", "nowhere"], "nowhere does not exist"),
+        (["--predictions", "classes.txt"], "classes.txt is a file"),
+        (["--truth", "tagged"], "Prepare it with true masks (`wsss prepare --masks DIR`)"),
         (["--predictions", "empty"], "holds no predictions"),
         (["--predictions", "other"], "No image has both"),
         (["--predictions", "large"], "differ in shape"),
@@ -112,6 +124,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, truth, capsys, monkeypatch, fla
     write_masks(tmp_path / "other", {"z": [[0]]})
     write_masks(tmp_path / "large", {"a": [[0] * 9]})
     write_masks(tmp_path / "label", {"a": [[9] * 4]})
+    write_collection("tagged", [dataclasses.replace(each, mask_bytes=None) for each in make_records(2)])
     (tmp_path / "empty").mkdir()
     arguments = ["--predictions", truth, "--truth", truth, "--classes", "classes.txt", *flags]
     assert main(arguments) == 2

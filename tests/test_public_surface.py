@@ -36,7 +36,7 @@ def test_importing_the_package_is_light():
 
 
 def test_every_command_has_a_main_and_a_line_in_the_help(capsys):
-    assert main(["--help"]) == 0
+    assert main(["help"]) == main(["--help"]) == 0
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert callable(importlib.import_module(f"wsss.{name}").main)
@@ -45,7 +45,7 @@ def test_every_command_has_a_main_and_a_line_in_the_help(capsys):
 
 def test_a_command_runs_with_its_own_flags(capsys):
     assert main(["report", "nowhere"]) == 2
-    assert "nowhere holds no finished run" in capsys.readouterr().err
+    assert "nowhere holds no pseudo labels that wsss wrote" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_one_line(capsys):

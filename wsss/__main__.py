@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         print("usage: wsss COMMAND [FLAGS]\n\ncommands:")
         print("".join(f"  {command:<15}{text}\n" for command, text in COMMANDS.items()))
         print("`wsss COMMAND --help` lists the flags of a command.")

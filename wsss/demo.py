@@ -9,7 +9,7 @@ import sys
 import time
 
 from wsss.common import cli, io
-from wsss.common.errors import program
+from wsss.common.errors import UserError, program
 from wsss.common.output_folder import claim
 from wsss.pipeline.report import read_summary
 
@@ -31,8 +31,11 @@ class Options(cli.Options):
         240, "scenes drawn, at least 40", kind=_enough, deprecated={"--images": None}
     )
     epochs: int = cli.option(
-        0, "epochs of each training; default: those of the preset built_in", kind=cli.non_negative_int
+        0,
+        "epochs of each of the two trainings; default: 20, as in the preset built_in",
+        kind=cli.non_negative_int,
     )
+    overwrite: bool = cli.option(False, "train and label again what --output holds from other options")
 
 
 @program
@@ -47,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     for model, title in MODELS.items():
         run, masks = io.join(options.output, model), io.join(options.output, f"{model}_masks")
         print(f"\nTrain: {title}.")
-        code = train(data, run, model, options) or make_masks(run, masks, model)
+        code = train(data, run, model, options) or make_masks(run, masks, model, options.overwrite)
         if code:
             return code
         metrics = read_summary(masks)[1]
@@ -67,7 +70,12 @@ def make_parser() -> cli.Parser:
 
 
 def draw(data: str, images: int) -> None:
-    """Draws the collection, unless it is there."""
+    """Draws the collection, unless it is there.
+
+    Raises:
+        UserError: one with another number of scenes is there.
+    """
+    from wsss.data.dataset import open_collection
     from wsss.data.synthetic import write_synthetic_collection
 
     call = f"write_synthetic_collection({data!r}, images={images})"
@@ -75,6 +83,9 @@ def draw(data: str, images: int) -> None:
     show([sys.executable, "-c", f"from wsss.data.synthetic import *; {call}"])
     if not io.exists(io.join(data, "dataset_info.json")):
         write_synthetic_collection(data, images=images)
+    drawn = sum(open_collection(data).split_sizes.values())
+    if drawn != images:
+        raise UserError(f"{data} holds {drawn} scenes, not the {images} asked for. Name another --output.")
 
 
 def train(data: str, run: str, model: str, options: Options) -> int:
@@ -84,11 +95,13 @@ def train(data: str, run: str, model: str, options: Options) -> int:
     arguments = ["--preset", "built_in", "--data", data, "--model", model, "--output", run]
     if options.epochs:
         arguments += ["--epochs", str(options.epochs)]
+    if options.overwrite:
+        arguments += ["--overwrite"]
     show(["python", "-m", "wsss.train", *arguments])
     return train.main(arguments)
 
 
-def make_masks(run: str, masks: str, model: str) -> int:
+def make_masks(run: str, masks: str, model: str, overwrite: bool) -> int:
     """Makes masks of the training images with a trained model; returns the program's exit code."""
     from wsss import pseudo_labels
 
@@ -96,6 +109,8 @@ def make_masks(run: str, masks: str, model: str) -> int:
     arguments = ["--model", run, "--split", "train", "--output", masks, "--scales", "1,2"]
     arguments += ["--cam", "cam" if model == "classifier" else "refined_cam"]
     arguments += ["--background_threshold", last["val_best_threshold"]]
+    if overwrite:
+        arguments += ["--overwrite"]
     print("Make masks, at the background threshold that was best on the validation split.")
     show(["python", "pipelines/pseudo_labels.py", *arguments])
     return pseudo_labels.main(arguments)

@@ -29,7 +29,7 @@ class Options(cli.Options):
         "output of pseudo_labels.py, a folder of ID.png masks or of ID.npz scores, or a collection",
     )
     truth: str = cli.option(cli.REQUIRED, "folder of ID.png masks, or a collection with masks")
-    split: str = cli.option("train", "split of a collection")
+    split: str = cli.option("train", "split of a collection, or all")
     classes: str = cli.option("", "text file, a foreground class a line; default: as the collection says")
     background_threshold: float | None = cli.option(
         None,

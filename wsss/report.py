@@ -12,10 +12,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")
     folder = parser.parse_args(argv).labels
-    summary, metrics = read_summary(folder)
     marker = read_marker(folder)
     if marker is None or marker.kind != "pseudo_labels":
-        raise UserError(f"{folder} holds no pseudo labels that wsss wrote, so that nothing is written there.")
+        raise UserError(
+            f"{folder} holds no pseudo labels that wsss wrote. Name the `--output` of a finished "
+            "`wsss pseudo_labels` or `wsss predict`."
+        )
+    summary, metrics = read_summary(folder)
     print(write_report(folder, summary, metrics))
     return 0
 

@@ -25,6 +25,15 @@ def test_masks_of_a_folder_need_no_tags(run, records, tmp_path):
     assert (tmp_path / "masks" / "masks" / "new.png").exists()
 
 
+@pytest.mark.parametrize(("images", "message"), [("nowhere", "does not exist"), ("a.jpg", "is a file")])
+def test_images_must_be_a_folder(run, tmp_path, monkeypatch, images, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=f"`--images` {images} {message}"):
+        predict_masks(run, images, "masks")
+    assert not (tmp_path / "masks").exists()
+
+
 def test_an_option_out_of_range_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="background_threshold"):
         label_collection(run, output=str(tmp_path / "labels"), background_threshold=3.0)

@@ -112,6 +112,10 @@ class Collection:
         """dict of split to its number of images."""
         return {split: sum(lengths) for split, lengths in self.shard_lengths.items()}
 
+    def splits_in(self, split: str) -> list[str]:
+        """The splits that a name stands for: every one for `all`, unless one is called so."""
+        return list(self.shard_lengths) if split == "all" and split not in self.shard_lengths else [split]
+
     def shard_paths(self, split: str) -> list[str]:
         """The files of a split, in order.
 
@@ -120,7 +124,7 @@ class Collection:
         """
         if split not in self.shard_lengths:
             known = ", ".join(self.shard_lengths)
-            raise UserError(f"{self.directory} has no split `{split}`. It has: {known}.")
+            raise UserError(f"{self.directory} has no split `{split}`. Name one of: {known}.")
         return [
             io.join(self.directory, shard_name(self.name, split, shard, len(self.shard_lengths[split])))
             for shard in range(len(self.shard_lengths[split]))

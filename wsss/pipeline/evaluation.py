@@ -1,6 +1,8 @@
 """Evaluation of masks or scores against true masks: mIoU, per-class IoU, the curve of all thresholds."""
 
 import csv
+import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -70,7 +72,7 @@ def open_masks(path: str, split: str = "train", scores_too: bool = False) -> Mas
 
     Args:
         path: folder, local or remote; of the pipeline's output, its masks are taken.
-        split: of a collection.
+        split: of a collection, or `all`.
         scores_too: whether `.npz` scores are accepted.
 
     Raises:
@@ -79,7 +81,9 @@ def open_masks(path: str, split: str = "train", scores_too: bool = False) -> Mas
     if io.exists(io.join(path, "dataset_info.json")):
         return _collection_masks(path, split)
     if not io.is_remote(path) and not io.exists(path):  # a store knows no folders
-        raise UserError(f"There is no folder {path}.")
+        raise UserError(f"{path} does not exist. Name a folder of masks, of scores, or a collection.")
+    if not io.is_remote(path) and os.path.isfile(path):
+        raise UserError(f"{path} is a file. Name a folder of masks, of scores, or a collection.")
     settings = _read_settings(path)
     folder = io.join(path, MASKS) if settings else path
     found = {suffix: files_by_id(folder, suffix) for suffix in (".png", ".npz")}
@@ -87,7 +91,10 @@ def open_masks(path: str, split: str = "train", scores_too: bool = False) -> Mas
         by_id = {image_id: _reader(file, decode_mask) for image_id, file in found[".png"].items()}
         return Masks(by_id, class_names=settings.class_names if settings else ())
     if not found[".npz"]:
-        raise UserError(f"{path} holds no predictions: no ID.png, no ID.npz, no collection.")
+        raise UserError(
+            f"{path} holds no predictions: no ID.png, no ID.npz, no collection with masks. "
+            "`wsss pseudo_labels` and `wsss predict` make some."
+        )
     settings = settings or _read_settings(str(path).rstrip("/").rpartition("/")[0])
     by_id = {image_id: _reader(file, decode_scores) for image_id, file in found[".npz"].items()}
     return Masks(by_id, are_scores=True, class_names=settings.class_names if settings else ())
@@ -219,9 +226,12 @@ def _grid(background_threshold):
 def _collection_masks(path, split):
     collection = open_collection(path)
     if not collection.has_masks:
-        raise UserError(f"{path} has no masks.")
+        raise UserError(
+            f"The collection {path} has no masks, without which nothing can be compared. Prepare it with "
+            "true masks (`wsss prepare --masks DIR`), or name a folder of ID.png masks."
+        )
     by_id = {}
-    for record in collection.read(split):
+    for record in itertools.chain.from_iterable(map(collection.read, collection.splits_in(split))):
         data = record.mask_bytes  # the photographs are not kept, and long ids are compared as files are named
         by_id[image_id_of(file_name(record.image_id))] = lambda data=data: decode_mask(data)
     return Masks(by_id, class_names=tuple(collection.class_names))

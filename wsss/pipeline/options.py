@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from wsss.common import cli, io
@@ -69,7 +70,7 @@ class Options(cli.Options):
         group="input and output",
     )
     data: str = cli.option("", "collection, TFDS name or folder of images; default: the run's own")
-    split: str = cli.option("", "split of the collection; default: the one trained on")
+    split: str = cli.option("", "split of the collection, or all; default: the one trained on")
     output: str = cli.option("", "folder, local or gs://; default: pseudo_labels/SPLIT beside the model")
     output_format: str = cli.option("png", "a PNG a mask, or TFRecord shards", choices=("png", "tfrecord"))
     save_scores: bool = cli.option(False, "also write the scores of the present classes, float16")
@@ -204,7 +205,15 @@ def options_of_new_images(**values) -> Options:
     """`Options` for images without tags: predicted classes, and a background threshold as calibrated."""
     if values.get("background_threshold") is None and values.get("background_alpha") is None:
         values["background_threshold"] = "calibrated"
+    _check_folder(values.get("data", ""))
     return Options(**{**values, **NEW_IMAGES})
+
+
+def _check_folder(images: str) -> None:
+    if not images or io.is_remote(images) or os.path.isdir(images):
+        return
+    found = "is a file, not a folder" if os.path.exists(images) else "does not exist"
+    raise UserError(f"`--images` {images} {found}. Name a folder of images; sub-folders are read too.")
 
 
 def make_parser() -> cli.Parser:

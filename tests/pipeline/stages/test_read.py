@@ -8,6 +8,7 @@ from tests.gcs_emulator import emulated_bucket
 from tests.pseudo_label_cases import CLASS_NAMES, make_records, write_collection
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.data.synthetic import write_synthetic_collection
 from wsss.data.tfrecord import read_records, write_records
 from wsss.pipeline.dead_letter import PASSED_ON, Failure
 from wsss.pipeline.stages.read import ReadBatches, open_images
@@ -53,6 +54,18 @@ def test_pictures_are_of_images_spaced_evenly_over_the_split(collection, preview
     batches, _ = read(images)
     chosen = sum(item.preview for batch in batches for item in batch)
     assert chosen == min(previews, 12)
+
+
+def test_all_splits_are_read_at_once(tmp_path):
+    write_synthetic_collection(str(tmp_path), images=5, size=32)
+    images = open_images(str(tmp_path), "all", previews=5)
+    assert [(shard.name, shard.images) for shard in images.shards] == [
+        ("train-00000-of-00001", 4),
+        ("val-00000-of-00001", 1),
+    ]
+    batches, failures = read(images)
+    assert sum(item.preview for batch in batches for item in batch) == 5
+    assert not failures
 
 
 def test_pictures_of_a_folder_are_spaced_evenly_over_its_names(tmp_path):

@@ -89,7 +89,7 @@ def open_images(
 
     Args:
         data: directory or `gs://…` of a collection, name of a TFDS data set, or a folder of images.
-        split: name of the split; for a folder of images it only names the shards.
+        split: name of the split, or `all`; for a folder of images it only names the shards.
         images_per_shard: of a folder, how many images make a shard, about.
         previews: number of images in all of which pictures are wanted; they are spaced evenly.
         leave_out: a folder whose files are no images to be read, such as the output within the folder.
@@ -105,13 +105,20 @@ def open_images(
 
 
 def _collection_shards(collection, split, previews):
-    paths, lengths = collection.shard_paths(split), collection.shard_lengths[split]
+    splits = collection.splits_in(split)
+    paths = [path for each in splits for path in collection.shard_paths(each)]
+    lengths = [length for each in splits for length in collection.shard_lengths[each]]
+    names = [
+        _shard_name(each, index, len(collection.shard_lengths[each]))
+        for each in splits
+        for index in range(len(collection.shard_lengths[each]))
+    ]
     wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
     sources = _fingerprints(paths)
     collection.warn_of_changes(dict(zip(paths, sources, strict=True)))
     return tuple(
         InputShard(
-            name=_shard_name(split, index, len(paths)),
+            name=name,
             source=source,
             images=length,
             record_path=path,
@@ -120,7 +127,7 @@ def _collection_shards(collection, split, previews):
                 for position in wanted[bisect_left(wanted, start) : bisect_left(wanted, start + length)]
             ),
         )
-        for index, (path, source, length, start) in enumerate(zip(paths, sources, lengths, starts))
+        for name, path, source, length, start in zip(names, paths, sources, lengths, starts)
     )
 
 
