@@ -12,7 +12,7 @@ from wsss.pipeline import progress
 from wsss.pipeline.calibration import Calibration, calibrated_threshold, keep_calibration
 from wsss.pipeline.graph import LabelShards, WriteSettings
 from wsss.pipeline.inputs import Inputs, open_inputs
-from wsss.pipeline.options import Options, resolve
+from wsss.pipeline.options import AUTO, Options, resolve
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import Plan, plan_job, record_files, remove_retired, waves
 from wsss.pipeline.runner import check_paths, images_in_a_wave, make_pipeline, run
@@ -20,6 +20,7 @@ from wsss.pipeline.stages.manifest import read_manifests, written_files
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.read import InputShard, open_images, sample
 from wsss.pipeline.stages.refine import Background, RefinementSettings
+from wsss.pipeline.stages.refinement_choice import CANDIDATES, ChooseRefinement, RefinementChoice
 from wsss.pipeline.stages.threshold import ChooseThreshold, read_threshold
 from wsss.pipeline.summary import LabelResult, write_results
 from wsss.pipeline.trained_run import TrainedRun, open_trained_run
@@ -27,6 +28,7 @@ from wsss.pipeline.trained_run import TrainedRun, open_trained_run
 logger = logging.getLogger(__name__)
 
 _SAMPLE = 256  # images from which `--background_threshold auto` chooses
+_REFINED_SAMPLE = 64  # images that `--refine auto` tries each refinement on
 
 
 def make_pseudo_labels(
@@ -85,11 +87,13 @@ def make_pseudo_labels(
     plan = plan_job(images.shards, layout)
     if plan.finished:
         announce(f"{plan.finished} of {len(images.shards)} shards are done already.")
-    threshold = _label(options, inputs, plan, layout, beam_argv, announce)
+    threshold, choice = _label(options, inputs, plan, layout, beam_argv, announce)
     manifests = read_manifests(layout)
     remove_retired(layout, manifests.values())
     in_order = [manifests[shard.name] for shard in images.shards]
-    result = write_results(layout, in_order, settings, name=images.name, threshold=threshold, rule=rule)
+    result = write_results(
+        layout, in_order, settings, name=images.name, threshold=threshold, rule=rule, choice=choice
+    )
     folder.publish()
     if rule == "auto" and threshold is not None and _labels_training_images(options, model):
         found = Calibration(model.model_hash, options.cam, threshold, options.data, options.split)
@@ -109,8 +113,13 @@ def _label(
     layout: Layout,
     beam_argv: Sequence[str],
     announce: Callable[[str], None],
-) -> float | None:
-    """Carries out a plan; returns the background threshold, or None where the background has none."""
+) -> tuple[float | None, RefinementChoice | None]:
+    """Carries out a plan.
+
+    Returns:
+        `(threshold, choice)`: score of the background, or None where it is no constant; what `--refine auto`
+        chose, or None without it.
+    """
     images, model = inputs.images, inputs.model
     hints = {"accelerator": options.accelerator} if options.accelerator else {}
     cams = CamSettings(
@@ -134,6 +143,11 @@ def _label(
         walk_steps=options.walk_steps,
         write=options.write,
     )
+    choice = None
+    if options.refine == AUTO:
+        choice = choose_refinement(images.shards, cams, refinement, layout.path("refinement.json"), beam_argv)
+        announce(f"Refinement chosen from the images: {choice.chosen}; {choice.reason}.")
+        refinement = dataclasses.replace(refinement, stages=choice.stages)
     writing = WriteSettings(
         layout,
         len(inputs.class_names) + 1,
@@ -142,7 +156,7 @@ def _label(
     )
     make_graph = functools.partial(LabelShards, cams, refinement, writing)
     label_shards(plan.todo, make_graph, options.images_per_wave, beam_argv)
-    return threshold
+    return threshold, choice
 
 
 def label_shards(
@@ -175,6 +189,27 @@ def choose_threshold(
     if not io.exists(path):
         run_graph(sample(shards, _SAMPLE), ChooseThreshold(cams, path), beam_argv)
     return read_threshold(path)
+
+
+def choose_refinement(
+    shards: Sequence[InputShard],
+    cams: CamSettings,
+    settings: RefinementSettings,
+    path: str,
+    beam_argv: Sequence[str],
+) -> RefinementChoice:
+    """The refinement of a collection from a sample of its images; kept in the file at `path`.
+
+    A random walk is tried where there is a network for it.
+    """
+    if not io.exists(path):
+        candidates = {
+            name: dataclasses.replace(settings, stages=stages)
+            for name, stages in CANDIDATES.items()
+            if "walk" not in stages or settings.affinity_predictor
+        }
+        run_graph(sample(shards, _REFINED_SAMPLE), ChooseRefinement(cams, candidates, path), beam_argv)
+    return RefinementChoice.from_json(io.read_json(path), path)
 
 
 def run_graph(shards: Iterable[InputShard], graph: beam.PTransform, beam_argv: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from wsss.pipeline.calibration import CONSTANT
 from wsss.pipeline.trained_run import TrainedRun
 
 REFINEMENTS = ("pamr", "walk", "crf")
+AUTO = ("auto",)  # the refinement is chosen from the images
 CRF_PRESETS = (
     "seam",
     "irn",
@@ -45,12 +46,21 @@ def _scales(text):
 
 
 def _refinements(text):
+    if text == "auto":
+        return AUTO
     stages = () if text == "none" else tuple(text.split(","))
     if not set(stages) <= set(REFINEMENTS) or list(stages) != sorted(set(stages), key=REFINEMENTS.index):
         raise argparse.ArgumentTypeError(
-            f"must be none, or some of {','.join(REFINEMENTS)} in that order. Received: {text}"
+            f"must be none, auto, or some of {','.join(REFINEMENTS)} in that order. Received: {text}"
         )
     return stages
+
+
+def _refinements_of_text(text):
+    try:
+        return _refinements(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"`refine` {error}") from error
 
 
 def _unit_interval_or_rule(text):
@@ -127,7 +137,11 @@ class Options(cli.Options):
         kind=cli.positive_float,
     )
     refine: tuple[str, ...] = cli.option(
-        (), "none, or some of pamr,walk,crf in this order", kind=_refinements, metavar="STAGES"
+        (),
+        "none, or some of pamr,walk,crf in this order; auto: none, pamr, crf or, with --affinity_model, "
+        "walk, as a sample of the images suggests without any mask",
+        kind=_refinements,
+        metavar="STAGES",
     )
     crf_preset: str = cli.option(
         "",
@@ -173,11 +187,15 @@ class Options(cli.Options):
     accelerator: str = cli.option("", "Beam's resource hint for the workers, such as type:nvidia-l4;count:1")
 
     def check(self) -> None:
+        if isinstance(self.refine, str):  # from Python, as on the command line
+            object.__setattr__(self, "refine", _refinements_of_text(self.refine))
         if self.background_threshold is not None and self.background_alpha is not None:
             raise UserError("Give one of `--background_threshold` and `--background_alpha`.")
         if self.write != "masks" and "crf" in self.refine:
             raise UserError(f"`--write {self.write}` has a CRF of its own; leave crf out of `--refine`.")
-        if ("walk" in self.refine) != bool(self.affinity_model):
+        if self.refine == AUTO and self.write != "masks":
+            raise UserError(f"`--refine auto` chooses among masks; leave it out of `--write {self.write}`.")
+        if self.refine != AUTO and ("walk" in self.refine) != bool(self.affinity_model):
             raise UserError("`--refine walk` and `--affinity_model` go together: give both or neither.")
 
     @property
@@ -259,6 +277,7 @@ def _check_segmentation(options):
         "--background_threshold": options.background_threshold not in (None, "calibrated"),
         "--background_alpha": options.background_alpha is not None,
         "--refine walk": "walk" in options.refine,
+        "--affinity_model": bool(options.affinity_model),
         f"--write {options.write}": options.write != "masks",
     }
     for flag, is_given in given.items():

@@ -28,7 +28,15 @@ RESULTS = (
 # Files of the output folder that are ours, those that mark it as complete first.
 OWNED = (
     f"{MANIFESTS}/*.json",
-    *("options.json", "threshold.json", "retired.json", *RESULTS, "features.json", "*.labels.txt"),
+    *(
+        "options.json",
+        "threshold.json",
+        "refinement.json",
+        "retired.json",
+        *RESULTS,
+        "features.json",
+        "*.labels.txt",
+    ),
     *("*.tfrecord-*-of-*", f"{MASKS}/**/*.png", f"{SCORES}/**/*.npz", f"{PREVIEWS}/**/*.png"),
 )
 

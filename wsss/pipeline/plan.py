@@ -69,8 +69,9 @@ def plan_job(shards: Sequence[InputShard], layout: Layout) -> Plan:
     if outdated or len(finished) < len(shards):  # they are about other labels than there are to be
         for name in RESULTS:
             io.remove(layout.path(name))
-    if not finished:  # a threshold that no mask was made with
-        io.remove(layout.path("threshold.json"))
+    if not finished:  # choices that no mask was made with
+        for name in ("threshold.json", "refinement.json"):
+            io.remove(layout.path(name))
     return Plan(tuple(shard for shard in shards if shard.name not in finished), len(finished))
 
 

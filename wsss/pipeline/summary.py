@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from wsss.pipeline.output import LabelSettings, Layout
 from wsss.pipeline.report import Metrics, Summary, write_report
 from wsss.pipeline.stages.describe import FLAGS
 from wsss.pipeline.stages.manifest import Manifest
+from wsss.pipeline.stages.refinement_choice import RefinementChoice
 from wsss.pipeline.stages.score import Tally
 
 # A classifier that has learned scores the classes of an image higher than the others, by at least so much.
@@ -58,6 +59,7 @@ def write_results(
     name: str,
     threshold: float | None = None,
     rule: float | str | None = None,
+    choice: RefinementChoice | None = None,
 ) -> LabelResult:
     """Writes `errors.jsonl`, `images.csv`, `summary.json`, where truth is known `metrics.json`, and a report.
 
@@ -68,6 +70,7 @@ def write_results(
         name: of the collection, for TFRecord output.
         threshold: the background's score where it is a constant.
         rule: how that was chosen: `auto`, `calibrated`, or by the user.
+        choice: the refinement that `--refine auto` chose, or None where the user did.
 
     Returns:
         `LabelResult`; its `output` is the folder of the `Layout`.
@@ -76,11 +79,12 @@ def write_results(
     names = ("background", *settings.class_names)
     _write_errors(layout.path("errors.jsonl"), tally)
     shards = [manifest.shard for manifest in manifests]
+    stages = settings.options["refine"] if choice is None else list(choice.stages)
     predicted = settings.options["image_labels"] == "predicted"
     table = write_table(layout, shards, settings.class_names, predicted)
     warnings = (
         *_warnings(tally, settings.options["image_labels"]),
-        *_warnings_of_refinement(table, settings.options["refine"]),
+        *_warnings_of_refinement(table, stages),
     )
     summary = {
         **settings.to_json(),
@@ -101,13 +105,15 @@ def write_results(
         "flags": {flag: table.flags[flag] for flag in FLAGS},
         "empty_images": table.empty,
         "refinement": table.refinement(),
+        "refinement_choice": None if choice is None else asdict(choice),
         "quality": table.quality_scores(),
         "warnings": list(warnings),
     }
     io.write_json(layout.path("summary.json"), summary)
     metrics = None
     if tally.confusion is not None and tally.sweep is not None:
-        metrics = _metrics(tally.confusion, tally.sweep, names, settings.options, threshold, rule)
+        options = {**settings.options, "refine": stages}
+        metrics = _metrics(tally.confusion, tally.sweep, names, options, threshold, rule)
         io.write_json(layout.path("metrics.json"), metrics)
     if settings.options["output_format"] == "tfrecord":
         _write_metadata(layout.root, manifests, name, settings)

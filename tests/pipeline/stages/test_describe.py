@@ -15,7 +15,7 @@ from wsss.pipeline.stages.describe import (
     describe_image,
 )
 from wsss.pipeline.stages.read import InputImage
-from wsss.pipeline.stages.refine import ScoredImage
+from wsss.pipeline.stages.refine import ScoredImage, Unrefined
 
 GIVEN, PREDICTED = (DescribeSettings(0.5, predicted, 0.2) for predicted in (False, True))
 
@@ -72,7 +72,9 @@ def refined(before, after, class_ids=(0, 2)):
     before, after = (np.array(values, np.uint8).reshape(2, 2) for values in (before, after))
     scores, classifier_scores = np.zeros((len(class_ids), 2, 2), np.float32), np.zeros(3, np.float32)
     image = ScoredImage(InputImage("shard", record, False), class_ids, scores, classifier_scores)
-    return describe_image(image._replace(mask=after, unrefined=before), GIVEN)
+    return describe_image(
+        image._replace(mask=after, unrefined=Unrefined(before, np.zeros((2, 2), np.float32))), GIVEN
+    )
 
 
 def test_what_a_refinement_changed_is_measured():

@@ -1,5 +1,6 @@
 """The row of one image in `images.csv`: what its mask holds, and what is suspicious about it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from wsss.common.constants import IGNORE
 from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.refine import ScoredImage
 
+COLLAPSED, LOST = "collapsed", "class_lost"
 # What is suspicious about a mask, in the order of the table.
 FLAGS = {
     "failed": "no mask; the reason stands in errors.jsonl",
@@ -17,8 +19,8 @@ FLAGS = {
     "empty": "no pixel of a class, though one is tagged, or the classes are predicted",
     "single_value": "every pixel has the same class; there is no background",
     "class_missing": "a class of the image has no pixel, though another has",
-    "collapsed": "the refinement left one value in the whole mask, where there were several before",
-    "class_lost": "the refinement removed all pixels of a class",
+    COLLAPSED: "the refinement left one value in the whole mask, where there were several before",
+    LOST: "the refinement removed all pixels of a class",
 }
 _LEAST_COMPONENT = 0.001  # of the pixels of an image; smaller regions are noise
 
@@ -130,9 +132,10 @@ def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
     flags = [*_flags(scored.class_ids, found, settings.predicted)]
     changed, entropy = None, ()
     if scored.unrefined is not None:
-        flags += _flags_of_refinement(scored.unrefined, mask)
-        changed = round(float(np.mean(scored.unrefined != mask)), 6)
-        entropy = _rounded([label_entropy(scored.unrefined), label_entropy(mask)])
+        before = scored.unrefined.mask
+        flags += flags_of_refinement(before, mask)
+        changed = round(float(np.mean(before != mask)), 6)
+        entropy = _rounded([label_entropy(before), label_entropy(mask)])
     return ImageRow(
         scored.input.record.image_id,
         tags,
@@ -183,25 +186,38 @@ def label_entropy(mask: np.ndarray) -> float:
     return max(0.0, float(-(probabilities * np.log2(probabilities)).sum()))
 
 
-def _flags_of_refinement(before, after):
+def flags_of_refinement(before: np.ndarray, after: np.ndarray) -> Iterator[str]:
     """Names of what is suspicious about a mask, against that without refinement."""
     labels, kept = set(np.unique(before).tolist()), set(np.unique(after).tolist())
     if len(kept) == 1 < len(labels):
-        yield "collapsed"
+        yield COLLAPSED
     if labels - kept - {0, IGNORE}:
-        yield "class_lost"
+        yield LOST
+
+
+def score_contrast(strongest: np.ndarray, mask: np.ndarray) -> float | None:
+    """Mean of the strongest class score in the foreground of a mask less that in the background.
+
+    Args:
+        strongest: float `(height, width)`.
+        mask: uint8 `(height, width)`.
+
+    Returns:
+        The difference; 0 of a mask without background, None of one without foreground.
+    """
+    inside = np.isin(mask, (0, IGNORE), invert=True)
+    if not inside.any():
+        return None
+    if inside.all():
+        return 0.0
+    return float(strongest[inside].mean(dtype=np.float64) - strongest[~inside].mean(dtype=np.float64))
 
 
 def _evidence(scored):
     """`(agreement, contrast, class_score)` of a row."""
     if not scored.class_ids:
         return None, None, None
-    strongest, inside = scored.scores.max(axis=0), np.isin(scored.mask, (0, IGNORE), invert=True)
-    contrast = None
-    if inside.any() and not inside.all():
-        contrast = strongest[inside].mean(dtype=np.float64) - strongest[~inside].mean(dtype=np.float64)
-    elif inside.all():
-        contrast = 0.0
+    contrast = score_contrast(scored.scores.max(axis=0), scored.mask)
     agreement = None if scored.agreement is None else scored.agreement.mean()
     class_score = scored.classifier_scores[list(scored.class_ids)].mean()
     return tuple(

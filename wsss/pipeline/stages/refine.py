@@ -27,6 +27,18 @@ PUBLISHED_WALKS = {"affinity": (8.0, 64), "edge": (10.0, 256)}  # exponent of th
 EDGE_RADIUS = 5  # in positions of the output grid, of affinities from class boundaries
 
 
+class Unrefined(NamedTuple):
+    """An image without any refinement, which a refined mask is compared with.
+
+    Attributes:
+        mask: uint8 `(height, width)`.
+        strongest: float32 `(height, width)`, the strongest class score of each pixel.
+    """
+
+    mask: np.ndarray
+    strongest: np.ndarray
+
+
 class ScoredImage(NamedTuple):
     """What is known about each pixel of one image, at the image's own size.
 
@@ -39,7 +51,7 @@ class ScoredImage(NamedTuple):
             or a stage that refines background and classes together; None before one.
         mask: uint8 `(height, width)`, or None before there is one.
         agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are, or None where not known.
-        unrefined: uint8 `(height, width)`, the mask without any refinement, or None where none was asked for.
+        unrefined: the same without any refinement, or None where none was asked for.
     """
 
     input: InputImage
@@ -49,7 +61,7 @@ class ScoredImage(NamedTuple):
     refined: np.ndarray | None = None
     mask: np.ndarray | None = None
     agreement: np.ndarray | None = None
-    unrefined: np.ndarray | None = None
+    unrefined: Unrefined | None = None
 
 
 @dataclass(frozen=True)
@@ -244,7 +256,10 @@ def _merge_scales(cams, background):
         refined=probabilities,
         agreement=cams.agreement,
     )
-    return scored if background is None else scored._replace(unrefined=_label_pixels(scored, background).mask)
+    if background is None or not scored.class_ids:
+        return scored
+    mask = _label_pixels(scored, background).mask
+    return scored._replace(unrefined=Unrefined(mask, scored.scores.max(axis=0)))
 
 
 def _label_pixels(scored, background):
