@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wsss.common.errors import UserError, program
+from wsss.common.errors import UserError, one_line, program
 
 
 def raise_from(cause, error):
@@ -53,6 +53,24 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(capsys, error, parts, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert all(part in line for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("runs/a b; No space left on device", "runs/a b: No space left on device. Make room"),
+        (
+            "{{function_node __wrapped__Flush}} gone/e.v2; No such file or directory\n\tmore [Op:x]",
+            "gone/e.v2: No such file or directory. Name",
+        ),
+        ("failed to allocate memory [Op:Conv2D]", "Memory ran out."),
+    ],
+)
+def test_errors_of_a_disk_that_tensorflow_tells_in_words_are_one_line(text, line):
+    kind = type(
+        "ResourceExhaustedError", (Exception,), {"__module__": "tensorflow.python.framework.errors_impl"}
+    )
+    assert one_line(kind(text)).startswith(line)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -48,6 +48,17 @@ def test_an_archive_without_a_configuration_is_no_model(tmp_path):
         load_model(path)
 
 
+def test_an_archive_without_weights_is_no_model(tmp_path):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "whole.keras")
+    with zipfile.ZipFile(tmp_path / "whole.keras") as whole, zipfile.ZipFile(path, "w") as archive:
+        for name in set(whole.namelist()) - {"model.weights.h5"}:
+            archive.writestr(name, whole.read(name))
+    with pytest.raises(UserError, match=r"Expected a model\.weights\.h5") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused_unread(tmp_path):
     path = tmp_path / "model.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -128,6 +128,15 @@ def test_summaries_hold_scalars_and_pictures(tmp_path):
     assert tf.io.decode_png(first).shape == (4, 6, 3)
 
 
+def test_summaries_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
+    def refuse(writer, record):
+        raise tf.errors.ResourceExhaustedError(None, None, "events; No space left on device")
+
+    monkeypatch.setattr(tf.io.TFRecordWriter, "write", refuse)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        fit(make_model(), make_data(), [Summaries(str(tmp_path))])
+
+
 @pytest.mark.parametrize(("interval", "lines"), [(1000.0, 2), (0.0, 2 + 2 * STEPS)])
 def test_plain_progress_writes_a_line_an_epoch_and_some_within_long_ones(interval, lines):
     written = []

@@ -79,6 +79,9 @@ def one_line(error: BaseException) -> str | None:
     )
     if reported:  # raised in a function of a `tf.data` pipeline
         return reported[1]
+    of_system = _system_error_of_tensorflow(error)
+    if of_system:
+        return of_system
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
         return "Memory ran out. Work on fewer or smaller images at a time."
     if isinstance(error, OSError):
@@ -87,7 +90,21 @@ def one_line(error: BaseException) -> str | None:
         if number is None and found:
             number = int(found[1])
         if number in _REMEDIES:
-            return f"{error.filename or 'A file'}: {os.strerror(number)}. {_REMEDIES[number]}"
+            return _line_of_system(number, error.filename)
+    return None
+
+
+def _line_of_system(number, path):
+    return f"{path or 'A file'}: {os.strerror(number)}. {_REMEDIES[number]}"
+
+
+def _system_error_of_tensorflow(error):
+    """The line for an error of the system that TensorFlow gives in words: `path; No space left on device`."""
+    if type(error).__module__.startswith("tensorflow."):
+        for number in _REMEDIES:
+            found = re.search(rf"(?m)^(?:{{{{.*?}}}} )?(.+?); {re.escape(os.strerror(number))}", str(error))
+            if found:
+                return _line_of_system(number, found[1])
     return None
 
 

@@ -70,7 +70,9 @@ def load_model(path: str) -> Any:
     with _unpacked(path) as folder:
         try:
             return keras.models.load_model(folder, compile=False)
-        except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # for a damaged file Keras raises whatever its own code happens to meet
             unknown = _unknown_class(folder)
             if unknown:
                 raise UserError(
@@ -181,4 +183,6 @@ def _unknown_class(folder):
 
 
 def _first_line(error):
+    if isinstance(error, NameError) and error.__context__:  # raised by Keras while it handles the true one
+        error = error.__context__
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -4,7 +4,10 @@ They share `logs`: `Validation` adds its metrics, and the callbacks after it rec
 """
 
 import csv
+import itertools
 import logging
+import os
+import platform
 import time
 from collections.abc import Callable
 from io import StringIO
@@ -219,31 +222,50 @@ class Summaries(keras.callbacks.Callback):
         super().__init__()
         self._directory = directory
         self._draw = draw
-        self._writer = None
+        self._file = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the event file."""
-        self._writer = self._writer or tf.summary.create_file_writer(self._directory)
+        self._file = self._file or _EventFile(self._directory)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes one point per metric, and one row of pictures."""
-        with self._writer.as_default(step=epoch + 1):
-            for name, value in (logs or {}).items():
-                _write_summary(name, tf.constant(float(value)), "scalars", data_class=1)
-            if self._draw is not None:
-                pictures = self._draw(self.model)
-                height, width = (tf.strings.as_string(side) for side in pictures.shape[1:3])
-                encoded = [tf.io.encode_png(picture) for picture in pictures]
-                _write_summary("cam", tf.stack([width, height, *encoded]), "images", data_class=3)
-        self._writer.flush()
+        values = [
+            _summary_value(name, np.float32(value), "scalars", data_class=1)
+            for name, value in (logs or {}).items()
+        ]
+        if self._draw is not None:
+            pictures = self._draw(self.model)
+            height, width = (str(side).encode() for side in pictures.shape[1:3])
+            encoded = [tf.io.encode_png(picture).numpy() for picture in pictures]
+            values.append(_summary_value("cam", [width, height, *encoded], "images", data_class=3))
+        self._file.write(step=epoch + 1, summary=tf.compat.v1.Summary(value=values))
 
 
-def _write_summary(name, value, plugin, data_class):
+def _summary_value(name, value, plugin, data_class):
     """What `tf.summary.scalar` and `tf.summary.image` write, which need the package tensorboard to do so."""
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = plugin
     metadata.data_class = data_class
-    tf.summary.write(name, value, metadata=metadata)
+    return tf.compat.v1.Summary.Value(tag=name, tensor=tf.make_tensor_proto(value), metadata=metadata)
+
+
+class _EventFile:
+    """A new event file of TensorBoard. What cannot be written raises; `tf.summary`'s writer drops it."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, directory):
+        tf.io.gfile.makedirs(directory)
+        place = f"{time.time():.0f}.{platform.node()}.{os.getpid()}.{next(self._numbers)}"
+        self._writer = tf.io.TFRecordWriter(io.join(directory, f"events.out.tfevents.{place}.v2"))
+        self.write(file_version="brain.Event:2")
+
+    def write(self, **fields):
+        """Writes an event of these fields to the disk."""
+        event = tf.compat.v1.Event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
 
 class PlainProgress(keras.callbacks.Callback):
