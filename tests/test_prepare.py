@@ -10,7 +10,14 @@ from tests.data.sources.test_folder import coco_content, voc_devkit, write
 from tests.data.test_dataset import write_collection
 from tests.data.test_images import encoded, oriented, picture
 from wsss.common import io
-from wsss.data.dataset import Record, format_example, open_collection, shard_name, write_metadata
+from wsss.data.dataset import (
+    FINGERPRINTS,
+    Record,
+    format_example,
+    open_collection,
+    shard_name,
+    write_metadata,
+)
 from wsss.data.images import encode_mask
 from wsss.data.tfrecord import read_records, write_records
 from wsss.prepare import main
@@ -391,11 +398,14 @@ def test_masks_that_contradict_the_tags_are_refused_before_anything_is_written(t
     assert not (tmp_path / "out").exists()
 
 
-def tfds_collection(directory, *shards, classes=("cat", "dog")):
-    """A collection of shards of `(image id, labels)`."""
+def tfds_collection(directory, *shards, classes=("cat", "dog"), masks=None):
+    """A collection of shards of `(image id, labels)`, as TFDS writes it; masks by the image's id."""
     lengths, size = [len(shard) for shard in shards], 0
     for index, shard in enumerate(shards):
-        records = [Record(image_id, encoded(picture()), labels, 7, 12) for image_id, labels in shard]
+        records = [
+            Record(image_id, encoded(picture()), labels, 7, 12, mask_bytes=masks and masks[image_id])
+            for image_id, labels in shard
+        ]
         path = directory / shard_name("things", "train", index, len(shards))
         size += write_records(path, map(format_example, records))[1]
     write_metadata(
@@ -404,8 +414,29 @@ def tfds_collection(directory, *shards, classes=("cat", "dog")):
         class_names=classes,
         shard_lengths={"train": lengths},
         split_bytes={"train": size},
-        has_masks=False,
+        has_masks=bool(masks),
     )
+    (directory / FINGERPRINTS).unlink()
+
+
+def test_masks_of_a_tfds_data_set_are_read_as_they_are_coded(tmp_path, capsys):
+    mask = np.zeros((7, 12), np.uint8)
+    mask[2:5, 3:] = 255
+    masks = {"a": encode_mask(mask), "b": encode_mask(0 * mask)}
+    tfds_collection(tmp_path / "in", [("a", (0,))], [("b", ())], classes=("cat",), masks=masks)
+    prepare("--tfds", tmp_path / "in", "--output", tmp_path / "out")
+    assert "masks hold 255 where they show the only class, cat" in capsys.readouterr().out
+    first, second = open_collection(tmp_path / "out").read("train")
+    np.testing.assert_array_equal(first.mask, mask // 255)
+    np.testing.assert_array_equal(second.mask, 0 * mask)
+
+
+def test_masks_of_a_tfds_data_set_that_contradict_its_tags_are_refused(tmp_path, capsys):
+    masks = {name: encode_mask(np.full((7, 12), number, np.uint8)) for name, number in (("a", 2), ("b", 1))}
+    tfds_collection(tmp_path / "in", [("a", (0,)), ("b", (1,))], masks=masks)
+    prepare("--tfds", tmp_path / "in", "--output", tmp_path / "out", code=2)
+    assert "2 of 2 images contradict" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_image_ids_that_occur_again_are_made_unique_and_counted(tmp_path, capsys):

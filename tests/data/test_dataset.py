@@ -14,6 +14,7 @@ from tests.data.test_images import encoded, oriented, picture
 from wsss.common import fingerprint, io
 from wsss.common.errors import UserError
 from wsss.data.dataset import (
+    FINGERPRINTS,
     Record,
     format_example,
     open_collection,
@@ -153,6 +154,27 @@ def test_a_foreign_collection_of_tfds_opens_without_preparation(tmp_path):
     io.write_text(tmp_path / "features.json", json.dumps({"featuresDict": {"features": {"label": label}}}))
     with pytest.raises(UserError, match="lacks an `image`"):
         open_collection(str(tmp_path))
+
+
+def test_ids_of_a_collection_of_others_must_be_unique(tmp_path):
+    collection, records = write_collection(tmp_path)
+    io.remove(tmp_path / FINGERPRINTS)
+    open_collection(str(tmp_path)).check_ids("train")
+    path = collection.shard_paths("train")[0]
+    write_records(path, [format_example(records[0])] * 2)
+    collection.check_ids("train")  # fingerprints say that wsss made it
+    with pytest.raises(UserError, match=rf"`{records[0].image_id}` \(2 times\).*wsss.prepare --tfds"):
+        open_collection(str(tmp_path)).check_ids("train")
+
+
+def test_splits_that_share_an_id_are_not_taken_together(tmp_path):
+    collection, records = write_collection(tmp_path)
+    collection.check_ids("all")
+    write_records(collection.shard_paths("val")[0], [format_example(records[0])])
+    for split in ("train", "val"):
+        collection.check_ids(split)
+    with pytest.raises(UserError, match="one split at a time"):
+        collection.check_ids("all")
 
 
 def test_records_are_parsed_without_tensorflow(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.pseudo_label_cases import corrupt, label, make_records, tree, write_collection
 from wsss.common import io
+from wsss.evaluate import main as evaluate
 from wsss.pipeline.options import CRF_PRESETS
 from wsss.refine.crf import PRESETS
 
@@ -172,3 +173,16 @@ def test_the_collection_that_is_read_is_never_the_output(run, records, tmp_path,
         assert label(output, run, "--data", str(tmp_path / "data"), *flags) == 2
         assert "is also the input" in capsys.readouterr().err
     assert tree(tmp_path / "data") == before
+
+
+def test_two_images_of_one_id_are_refused_before_any_work(run, records, tmp_path, capsys):
+    for folder in ("data", "labels"):
+        (tmp_path / folder).mkdir()
+    write_collection(str(tmp_path / "data"), [records[0], records[1], records[0]])
+    (tmp_path / "data" / "fingerprints.json").unlink()  # as TFDS writes it
+    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "data")) == 2
+    assert f"`{records[0].image_id}` (2 times)" in capsys.readouterr().err
+    assert not list((tmp_path / "labels").iterdir())
+    truth = ["--truth", str(tmp_path / "data"), "--predictions", str(tmp_path / "data")]
+    assert evaluate(truth) == 2
+    assert f"`{records[0].image_id}` (2 times)" in capsys.readouterr().err

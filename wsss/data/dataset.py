@@ -7,9 +7,11 @@ the collection has masks, `mask` (gray PNG: 0 background, 1..K class, 255 ignore
 Neither TensorFlow nor TFDS is imported to read a record.
 """
 
+import contextlib
 import logging
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -191,6 +193,36 @@ class Collection:
         """Yields the `Record`s of a split, in order."""
         for path in self.shard_paths(split):
             yield from self.read_shard(path)
+
+    def check_ids(self, split: str) -> None:
+        """Makes sure that no two images have one id, and thus one mask.
+
+        `wsss.prepare` makes ids unique in each split. Data sets of TFDS itself, those of version 0.1.0, and
+        several splits together are read through. Damaged and missing shards are passed over.
+
+        Args:
+            split: name of a split, or `all`.
+
+        Raises:
+            UserError: an id occurs more than once.
+        """
+        splits = self.splits_in(split)
+        if self.keys.image_id is None or (self.fingerprints and len(splits) == 1):
+            return
+        counts: Counter[str] = Counter()
+        for path in (path for each in splits for path in self.shard_paths(each)):
+            with contextlib.suppress(OSError, ValueError):
+                for serialized in read_records(path):
+                    counts.update(map(_text, decode_example(serialized).get(self.keys.image_id, ())[:1]))
+        repeated = [image_id for image_id, count in counts.items() if count > 1]
+        if repeated:
+            remedy = f"Make them unique: `python -m wsss.prepare --tfds {self.directory} --output FOLDER`."
+            if len(splits) > 1:
+                remedy = "Take one split at a time, each with an output of its own."
+            raise UserError(
+                f"In {self.directory}, split {split}, {len(repeated)} image ids occur again, such as "
+                f"`{repeated[0]}` ({counts[repeated[0]]} times); a mask has the name of its image. {remedy}"
+            )
 
 
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:

@@ -230,6 +230,7 @@ def _collection_masks(path, split):
             f"The collection {path} has no masks, without which nothing can be compared. Prepare it with "
             "true masks (`wsss prepare --masks DIR`), or name a folder of ID.png masks."
         )
+    collection.check_ids(split)
     by_id = {}
     for record in itertools.chain.from_iterable(map(collection.read, collection.splits_in(split))):
         data = record.mask_bytes  # the photographs are not kept, and long ids are compared as files are named

@@ -156,17 +156,17 @@ def make_collection(options: Options, beam_argv: Sequence[str] = ()) -> dict[str
 
 def _find_mask_coding(options, source):
     """How the pixel values of the masks stand for classes, and notes about it."""
-    if options.tfds:
-        return None, []
-    from wsss.data.sources.mask_coding import find_mask_coding
+    from wsss.data.sources.mask_coding import SAMPLE, find_mask_coding
 
+    if options.tfds:
+        return find_mask_coding(shards.sample_masks(source, SAMPLE), source.class_names)
     return find_mask_coding(source.items, source.class_names, source.mask_colors)
 
 
 def _plan(options, source, output, coding):
     """The `ShardPlan`s, one a shard."""
     if options.tfds:
-        return shards.plan_collection(source, output, options.name, options.max_pixels)
+        return shards.plan_collection(source, output, options.name, options.max_pixels, coding)
     return shards.plan_items(source, output, options.name, options.shards, options.max_pixels, coding)
 
 

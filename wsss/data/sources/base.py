@@ -32,7 +32,8 @@ class ListedImage(NamedTuple):
         split: str.
         labels: tuple of int, 0-based foreground classes.
         image: str, path of the image.
-        mask: str, path of the mask; or a dict, COCO's shapes (see `coco.draw_mask`); or None.
+        mask: str, path of the mask; or bytes, its file; or a dict, COCO's shapes (see `coco.draw_mask`);
+            or None.
     """
 
     image_id: str

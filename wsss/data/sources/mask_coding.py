@@ -18,7 +18,7 @@ from wsss.common.errors import UserError
 from wsss.data.images import BadImage, decode_color_mask, decode_mask, mask_content, voc_palette
 from wsss.data.sources.base import ListedImage
 
-_SAMPLE = 1000  # masks that are looked into beforehand, spaced evenly
+SAMPLE = 1000  # masks that are looked into beforehand, spaced evenly
 _REMEDY = (
     "Save masks as palette or gray PNG of 8 bits: 0 background, 1 for the first class and so on, 255 unknown."
 )
@@ -71,7 +71,7 @@ def find_mask_coding(
     """Finds out how the masks of a listed collection are coded.
 
     Args:
-        items: `ListedImage`s; those whose mask is a path are looked into, some of them where there are many.
+        items: `ListedImage`s; those whose mask is a file are looked into, some of them where there are many.
         class_names: the foreground classes, in the order of their numbers.
         colors: uint8 (numbers, 3), the colors of the numbers from 0; None takes PASCAL VOC's.
 
@@ -147,16 +147,17 @@ def _full_palette(colors, classes, is_voc):
 
 
 def _sample(items):
-    chosen = [item for item in items if isinstance(item.mask, str)]
-    if len(chosen) > _SAMPLE:
-        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, _SAMPLE).astype(int)]
+    chosen = [item for item in items if isinstance(item.mask, (str, bytes))]
+    if len(chosen) > SAMPLE:
+        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, SAMPLE).astype(int)]
     with ThreadPoolExecutor(8) as pool:
         return [mask for mask in pool.map(_look_into, chosen) if mask is not None]
 
 
 def _look_into(item):
     try:
-        values, colors = mask_content(io.read_bytes(item.mask))
+        data = item.mask if isinstance(item.mask, bytes) else io.read_bytes(item.mask)
+        values, colors = mask_content(data)
     except (BadImage, OSError):  # said later, of this image
         return None
     if values is not None and colors is not None and len(set(colors.values())) < len(colors):

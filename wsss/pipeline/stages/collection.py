@@ -5,13 +5,14 @@ that the graph carries names only, and its result afterwards as another, so that
 any runner. A shard is written by one call, atomically: a repeated one writes the same bytes again.
 """
 
+import contextlib
 import errno
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from itertools import chain, count, islice
 
 import apache_beam as beam
 import numpy as np
@@ -105,7 +106,23 @@ def plan_items(
     return paths
 
 
-def plan_collection(collection: Collection, directory: str, name: str, max_pixels: int) -> list[str]:
+def sample_masks(collection: Collection, most: int) -> list[ListedImage]:
+    """The tags and masks of about `most` records of an opened (TFDS) collection, the first of each shard."""
+    if not collection.has_masks:
+        return []
+    paths = [path for split in collection.shard_lengths for path in collection.shard_paths(split)]
+    of_each = -(-most // max(1, len(paths)))
+    found: list[ListedImage] = []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, BadImage):  # said later, of this shard
+            for record in islice(collection.read_shard(path), of_each):
+                found.append(ListedImage(record.image_id, "", record.labels, "", record.mask_bytes))
+    return found
+
+
+def plan_collection(
+    collection: Collection, directory: str, name: str, max_pixels: int, mask_coding: MaskCoding
+) -> list[str]:
     """Writes the plans of an opened (TFDS) collection, shard for shard; returns their paths."""
     paths = []
     for split in collection.shard_lengths:
@@ -117,6 +134,7 @@ def plan_collection(collection: Collection, directory: str, name: str, max_pixel
                 "classes": len(collection.class_names),
                 "has_masks": collection.has_masks,
                 "max_pixels": max_pixels,
+                "mask_coding": mask_coding.to_json(),
                 "collection": collection.directory,
                 "shard": path,
                 "records": collection.shard_lengths[split][shard],
@@ -239,7 +257,7 @@ def _check(item, image_bytes, mask_bytes, plan):
             classes=plan["classes"],
             has_masks=plan["has_masks"],
             max_pixels=plan["max_pixels"],
-            mask_coding=MaskCoding(**plan.get("mask_coding", {})),
+            mask_coding=MaskCoding(**plan["mask_coding"]),
         )
     except BadImage as error:
         stage = "mask" if error.reason.startswith("mask") else "image"

@@ -95,12 +95,13 @@ def open_images(
         leave_out: a folder whose files are no images to be read, such as the output within the folder.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is neither, or two images of the collection have one id.
     """
     is_folder = io.is_remote(data) or io.exists(data)  # a store knows no folders, only what is in them
     if is_folder and not io.exists(io.join(data, "dataset_info.json")):
         return ImageShards(_folder_shards(data, split, images_per_shard, previews, leave_out))
     collection = open_collection(data)
+    collection.check_ids(split)
     return ImageShards(_collection_shards(collection, split, previews), collection)
 
 
