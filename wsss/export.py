@@ -11,15 +11,13 @@ Beside the files of the format:
     errors.jsonl    one line for each image that was left out: id, stage, reason, detail, remedy
 """
 
-from collections.abc import Sequence
-
 from wsss.common import cli, io
 from wsss.common.errors import program
 from wsss.pipeline.export import Options, export
 
 
 @program
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Writes masks and images in the format of another program."""
     options = cli.parse(Options, argv, prog="python -m wsss.export", description=main.__doc__)
     summary = export(options)

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
@@ -101,13 +101,19 @@ def _as_groups(groups) -> tuple[ParameterGroup, ...]:
     )
 
 
-class _Grouped:
+if TYPE_CHECKING:
+    from keras.optimizers import Optimizer as _Optimizer  # which `_Grouped` is mixed into
+else:
+    _Optimizer = object
+
+
+class _Grouped(_Optimizer):
     """Shared by both optimizers: the group of each variable, and clipping by the norm of the global batch."""
 
     def _set_groups(self, groups):
         self.groups = _as_groups(groups)
-        self._learning_rate_multipliers = ()
-        self._weight_decays = ()
+        self._learning_rate_multipliers: tuple[float, ...] = ()
+        self._weight_decays: tuple[float, ...] = ()
 
     def build(self, variables):
         if self.built:

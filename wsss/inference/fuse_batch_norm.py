@@ -78,6 +78,7 @@ class FusedConvolution(layers.Layer):
         if self.zero_padding is None:
             return convolution.compute_output_shape(input_shape)
         fields = convolution_receptive_fields(convolution, self.zero_padding)
+        assert fields is not None  # of an explicit padding
         size = [side and field.output_size(side) for side, field in zip(input_shape[1:3], fields)]
         return (input_shape[0], *size, convolution.compute_output_shape(input_shape)[-1])
 
@@ -167,12 +168,13 @@ def _fuse(steps, outputs):
     A batch normalization is folded into the convolution whose output it alone reads, and zero padding into
     the convolution that reads it.
     """
-    readers, replaced = readers_of(steps, outputs), {}
+    readers = readers_of(steps, outputs)
+    replaced: dict[int, Step] = {}
     for step in steps:
         before = replaced.get(id(step.inputs[0])) if len(step.inputs) == 1 else None
         alone = len(readers[id(step.inputs[0])]) == 1
-        fused = before and _fused(before.layer, step.layer, alone)
-        if fused:
+        fused = _fused(before.layer, step.layer, alone) if before else None
+        if before and fused:
             step = Step(fused, before.args, {}, step.output)
         elif _is_faster_fused(step.layer):
             step = step._replace(layer=FusedConvolution(step.layer, name=f"{step.layer.name}_fused"))
@@ -192,7 +194,7 @@ def _fused(before, layer, alone):
         return FusedConvolution(layer, None, before.padding, name=f"{layer.name}_padded")
     if not isinstance(layer, layers.BatchNormalization) or layer.axis not in (-1, 3) or not alone:
         return None
-    padding, normalized = None, False
+    padding, normalized = None, None
     if isinstance(before, FusedConvolution):
         padding, (before, normalized) = before.zero_padding, before.sources()
     if normalized or not is_plain_convolution(before) or math.prod(before.kernel.shape) > LARGEST_FOLDED:

@@ -43,9 +43,9 @@ def rebuild(steps: list[Step], inputs: Sequence[Any], outputs: Sequence[Any]) ->
     return keras.Model(new if len(new) > 1 else new[0], [values[id(x)] for x in outputs])
 
 
-def readers_of(steps: list[Step], outputs: Sequence[Any]) -> dict:
+def readers_of(steps: list[Step], outputs: Sequence[Any]) -> dict[int, list[Step | None]]:
     """Id of a tensor -> the steps that read it, and None for an output of the model."""
-    readers = {id(x): [None] for x in outputs}
+    readers: dict[int, list[Step | None]] = {id(x): [None] for x in outputs}
     for step in steps:
         for x in step.inputs:
             readers.setdefault(id(x), []).append(step)

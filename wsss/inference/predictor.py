@@ -129,7 +129,8 @@ class CamPredictor:
             jit_compile=self.settings.jit_compile,
             max_compiled_sizes=self.settings.max_compiled_sizes,
         )
-        self._tiled, self._tiled_lock = None, threading.Lock()
+        self._tiled: Any = None
+        self._tiled_lock = threading.Lock()
         self._scales = tuple(scales)
         self._mirror = bool(mirror)
         self._max_side = max_side
@@ -212,8 +213,9 @@ class CamPredictor:
         views = [batch, batch[:, :, ::-1]] if self._mirror else [batch]
         if call.views == len(views):
             views = [np.concatenate(views)]
-        cams, scores = zip(*map(self._run, views))
-        cams, scores = np.moveaxis(np.concatenate(cams), -1, 1), np.concatenate(scores)
+        of_views = [self._run(view) for view in views]
+        cams = np.moveaxis(np.concatenate([cam for cam, _ in of_views]), -1, 1)
+        scores = np.concatenate([score for _, score in of_views])
         agreement = None
         if self._mirror:
             (cams, mirrored), scores = np.split(cams, 2), np.mean(np.split(scores, 2), axis=0)

@@ -100,7 +100,8 @@ def constant_labels(collection: Collection, split: str, limit: int = 200) -> Con
             label_map = record.mask if maps is None else maps.read(record.image_id)
         except BadImage:  # is skipped, and named, in training
             continue
-        counts += np.bincount(label_map.ravel(), minlength=256)
+        if label_map is not None:
+            counts += np.bincount(label_map.ravel(), minlength=256)
     counts = counts[:IGNORE][counts[:IGNORE] > 0]
     if len(counts) < 2:
         return None

@@ -35,7 +35,7 @@ TORCHVISION = {"torchvision_resnet50": 50, "torchvision_resnet101": 101}
 PAIR_RADIUS = {"affinity": 5, "irn": 10}
 IRN_STRIDE = 4
 DISPLACEMENT_RATE = 10.0  # of IRN's displacement branch, relative to that of its edges
-SEAM_MODELS = {"seam": SEAM, "pixel2prototype": Pixel2Prototype}
+SEAM_MODELS: dict[str, type[SEAM]] = {"seam": SEAM, "pixel2prototype": Pixel2Prototype}
 
 
 def make_backbone(options: TrainingOptions) -> Backbone:
@@ -102,7 +102,7 @@ def make_model(options: TrainingOptions, classes: int, backbone: Backbone) -> ke
         return CamClassifier.from_backbone(
             backbone, classes, dropout=dropout, upsample_scores=options.view == "rescale"
         )
-    contrast = {}
+    contrast: dict[str, Any] = {}
     if options.model == "pixel2prototype":
         terms = ("cp_contrast_coef", "cc_contrast_coef", "intra_contrast_coef")
         contrast = dict.fromkeys(terms, options.contrast_weight)
@@ -128,7 +128,7 @@ def make_view(options: TrainingOptions) -> RescaledView | AffineView:
     """The second view of training images that the options name."""
     if options.view == "affine":
         return AffineView()
-    size = options.view_size and (options.view_size, options.view_size)
+    size = (options.view_size, options.view_size) if options.view_size else None
     return RescaledView(options.view_scale, size)
 
 
@@ -181,7 +181,7 @@ def make_optimizer(
     groups = layer_groups(
         new, new_layer_multiplier=options.new_layer_multiplier, bias_multiplier=options.bias_multiplier
     )
-    shared = {
+    shared: dict[str, Any] = {
         "weight_decay": options.weight_decay,
         "groups": groups,
         "global_clipnorm": options.clip_norm or None,

@@ -48,10 +48,10 @@ class StateKeeper(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.save_steps = save_steps
         self.writes = writes
-        self.failure = None
+        self.failure: str | None = None
         self._saved = self.progress
         self._first_step = 0
-        self._running_means = None
+        self._running_means: list[np.ndarray] | None = None
 
     def restore(self) -> None:
         """Loads the saved state into the model; called once, before `fit`."""
@@ -139,7 +139,9 @@ class LearningMonitor(keras.callbacks.Callback):
         super().__init__()
         self._baseline, self._steps_per_epoch, self._watch_map = baseline, steps_per_epoch, watch_map
         self._min_steps, self._stops = min_steps, stops
-        self.learned = self.problem = self.best_map = None
+        self.learned: bool | None = None
+        self.problem: str | None = None
+        self.best_map: float | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compares the epoch's loss and precision with the baseline."""
@@ -171,7 +173,7 @@ class Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluates, unless the run was stopped."""
-        if not self.model.stop_training:
+        if logs is not None and not self.model.stop_training:
             logs.update({f"val_{name}": value for name, value in self._evaluate(self.model).items()})
 
 
@@ -181,12 +183,12 @@ class HistoryFile(keras.callbacks.Callback):
     def __init__(self, path: str):
         super().__init__()
         self.path = path
-        self._rows = None
+        self._rows: list[dict[str, Any]] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps the rows of the epochs that an earlier run finished, and drops later ones."""
         if self._rows is None:
-            self._rows = read_history(self.path)[:epoch]
+            self._rows = [*read_history(self.path)[:epoch]]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Rewrites all rows, atomically: a kill never leaves half a row."""
@@ -194,12 +196,15 @@ class HistoryFile(keras.callbacks.Callback):
             return
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         metrics = {name: float(value) for name, value in (logs or {}).items()}
-        self._rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **metrics})
+        rows = self._rows = [
+            *(self._rows or []),
+            {"epoch": epoch + 1, "learning_rate": learning_rate, **metrics},
+        ]
         stream = StringIO()
-        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        columns = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(rows)
         io.write_text(self.path, stream.getvalue())
 
 
@@ -222,7 +227,7 @@ class Summaries(keras.callbacks.Callback):
         super().__init__()
         self._directory = directory
         self._draw = draw
-        self._file = None
+        self._file: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the event file."""

@@ -54,7 +54,7 @@ def choose_device_settings(options: Any, recorded: Mapping[str, Any] | None = No
     """
     device, name, has_bfloat16 = _find_device(options.strategy)
     accelerated = device != "cpu" and not options.deterministic
-    chosen = {
+    chosen: dict[str, Any] = {
         "mixed_precision": "bfloat16" if accelerated and has_bfloat16 else "none",
         "jit_compile": accelerated and _replicas(options.strategy) == 1,
         "steps_per_execution": 1,

@@ -38,7 +38,8 @@ class CamEvaluator:
     ):
         self._collection, self._split, self._limit = collection, split, limit
         self._threshold, self._cam, self._max_side = threshold, cam, max_side
-        self._model = self._predictor = None
+        self._model: keras.Model | None = None
+        self._predictor: CamPredictor  # of `_model`, see `_follow`
 
     def __call__(self, model) -> dict[str, float]:
         """The metrics `map`, and where masks are known `miou`, `best_miou` and `best_threshold`."""
@@ -106,7 +107,8 @@ class SegmentationEvaluator:
 
     def __init__(self, collection: Collection, split: str, *, limit: int, max_side: int = 512):
         self._collection, self._split, self._limit, self._max_side = collection, split, limit, max_side
-        self._model = self._predictor = None
+        self._model: keras.Model | None = None
+        self._predictor: CamPredictor  # of `_model`, see `_follow`
 
     def __call__(self, model) -> dict[str, float]:
         """The metrics `miou` and `pixel_accuracy`."""
@@ -114,7 +116,7 @@ class SegmentationEvaluator:
         confusion = np.zeros((classes, classes + 1), np.int64)
         self._follow(model)
         for record in itertools.islice(self._collection.read(self._split), self._limit or None):
-            confusion += confusion_matrix(record.mask, self._segment(record), classes)
+            confusion += confusion_matrix(_truth(record), self._segment(record), classes)
         correct = np.trace(confusion[:, :-1]) / max(1, confusion.sum())
         return {"miou": float(mean_iou(counts_of(confusion))), "pixel_accuracy": float(correct)}
 
@@ -124,7 +126,10 @@ class SegmentationEvaluator:
         self._follow(model)
         records = (record for record in self._collection.read(self._split) if record.labels)
         for record in itertools.islice(records, count):
-            tiles = [record.image, *(overlay(record.image, m) for m in (self._segment(record), record.mask))]
+            tiles = [
+                record.image,
+                *(overlay(record.image, m) for m in (self._segment(record), _truth(record))),
+            ]
             rows.append(np.concatenate([_square(tile) for tile in tiles], axis=1))
         return np.stack(rows)
 
@@ -143,6 +148,12 @@ class SegmentationEvaluator:
         (prediction,) = self._predictor.predict([record.image])
         merged = merge_scales(prediction.cams, prediction.scaled_sizes, record.image.shape[:2])
         return merged.argmax(axis=0).astype(np.uint8)
+
+
+def _truth(record):
+    """The mask of an image of a collection that has masks."""
+    assert record.mask is not None
+    return record.mask
 
 
 def _square(picture):

@@ -88,15 +88,20 @@ class RunDirectory:
 
     def begin(self) -> None:
         """Marks the folder as that of a run."""
-        self.folder.begin()
+        self._written().begin()
 
     def clear(self) -> None:
         """Removes what a former run left, so that nothing of it is mistaken for the new one's."""
-        self.folder.clear()
+        self._written().clear()
 
     def publish(self) -> None:
         """Puts a finished run in the place of the one that it replaces."""
-        self.folder.publish()
+        self._written().publish()
+
+    def _written(self):
+        if self.folder is None:
+            raise ValueError(f"{self.path} was opened to be read only.")
+        return self.folder
 
 
 def open_run(options: TrainingOptions, collection: Collection | None = None) -> RunDirectory:
@@ -173,8 +178,9 @@ def _numbered_run(options, data):
     found = {}
     for path in io.list_files(io.join(RUNS, "*", "config.json")):
         folder = path.replace("\\", "/").split("/")[-2]
-        if name.fullmatch(folder):
-            found[int(name.fullmatch(folder)[1])] = RunDirectory(io.join(RUNS, folder))
+        match = name.fullmatch(folder)
+        if match:
+            found[int(match[1])] = RunDirectory(io.join(RUNS, folder))
     for _, run in sorted(found.items(), reverse=True):
         same = not _difference(io.read_object(run.config), options, data)
         if not options.overwrite and same and not run.is_finished():

@@ -7,7 +7,7 @@ an interrupted epoch and the position in the data are kept as well.
 import json
 from collections.abc import Sequence
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -57,7 +57,8 @@ def save(path: str, arrays: Sequence[np.ndarray], progress: Progress) -> None:
     """Writes state and progress to one file, atomically."""
     stream = BytesIO()
     header = np.frombuffer(json.dumps(progress._asdict()).encode(), np.uint8)
-    np.savez(stream, progress=header, **{f"variable_{i}": array for i, array in enumerate(arrays)})
+    variables: dict[str, Any] = {f"variable_{i}": array for i, array in enumerate(arrays)}
+    np.savez(stream, progress=header, **variables)
     io.write_bytes(path, stream.getvalue())
 
 

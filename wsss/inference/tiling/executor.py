@@ -1,7 +1,7 @@
 """Tiled execution: part of a network computed in strips of rows, with bounded activation memory."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -48,7 +48,7 @@ class TiledExecutor(layers.Layer):
         self.whole = rebuild(part.steps, part.inputs, part.outputs)
         maps = [*part.inputs, *(step.output for step in part.steps)]
         number_of = {id(x): number for number, x in enumerate(maps)}
-        fields = [receptive_fields_of(step) for step in part.steps]
+        fields: list[Any] = [receptive_fields_of(step) for step in part.steps]
         layer_inputs = [
             LayerInputs(tuple(number_of[id(x)] for x in step.inputs), rows, columns)
             for step, (rows, columns) in zip(part.steps, fields)
@@ -114,7 +114,8 @@ class TiledExecutor(layers.Layer):
             dict(zip(scheduler.held, tf.unstack(x, len(scheduler.held)))) for x in schedule[3:]
         )
         held = dict(zip(scheduler.held, held))
-        stores, rows = dict(enumerate(inputs)), {}  # the rows at hand of each map, and the new ones
+        stores = dict(enumerate(inputs))  # the rows at hand of each map
+        rows: dict[int, Any] = {}  # the new ones
         indices = iter(range(strips))
         for layer, (reads, run) in enumerate(zip(scheduler.layer_inputs, self._runners())):
             args = []

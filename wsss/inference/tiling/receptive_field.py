@@ -136,7 +136,7 @@ class StripScheduler:
             for number in reads.maps
             if not self.is_synchronized(layer, number)
         )
-        self._readers = {number: [] for number in self.outputs}
+        self._readers: dict[int, list[int]] = {number: [] for number in self.outputs}
         for layer, number in self.strips_of:
             if number >= inputs:
                 self._readers.setdefault(number, []).append(layer)
@@ -144,13 +144,13 @@ class StripScheduler:
 
     def _sync_groups(self):
         """The number of each layer's sync group."""
-        groups = []
+        groups: list[int] = []
         for reads in self.layer_inputs:
             before = {
                 groups[number - self.inputs] if number >= self.inputs else None for number in reads.maps
             }
-            joins = reads.rows == POINTWISE and len(before) == 1 and None not in before
-            groups.append(before.pop() if joins else max(groups, default=-1) + 1)
+            group = before.pop() if reads.rows == POINTWISE and len(before) == 1 else None
+            groups.append(max(groups, default=-1) + 1 if group is None else group)
         return tuple(groups)
 
     def is_synchronized(self, layer: int, number: int) -> bool:

@@ -66,7 +66,9 @@ def _bytes(x):
 
 def _subgraphs(steps, outputs):
     """The steps that have receptive fields, in subgraphs as large as can be with no other step between."""
-    readers, level, groups = readers_of(steps, outputs), {}, {}
+    readers = readers_of(steps, outputs)
+    level: dict[int, int] = {}
+    groups: dict[int, list[Step]] = {}
     for step in steps:
         number = max((level.get(id(x), 0) for x in step.inputs), default=0)
         if receptive_fields_of(step):
@@ -88,7 +90,9 @@ def _is_wide_inside(part):
     """Whether some map inside is twice as large as all inputs and outputs of the subgraph together."""
     cells = {id(x): 1 for x in part.inputs}  # of the first input, for each of the map
     for step in part.steps:
-        rows, columns = receptive_fields_of(step)
+        fields = receptive_fields_of(step)
+        assert fields is not None  # all steps of a subgraph have them
+        rows, columns = fields
         cells[id(step.output)] = max(cells[id(x)] for x in step.inputs) * rows.stride * columns.stride
     elements = {
         id(x): x.shape[-1] / cells[id(x)] for x in [*part.inputs, *(step.output for step in part.steps)]
