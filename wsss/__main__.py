@@ -5,6 +5,7 @@ import importlib
 import sys
 
 from wsss import __version__
+from wsss.common.errors import program
 
 COMMANDS = {
     "prepare": "images with tags -> shards",
@@ -19,6 +20,7 @@ COMMANDS = {
 }
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)

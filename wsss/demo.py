@@ -11,7 +11,6 @@ import time
 from wsss.common import cli, io
 from wsss.common.errors import UserError, program
 from wsss.common.output_folder import claim
-from wsss.pipeline.report import read_summary
 
 MODELS = {
     "classifier": "plain classifier, the baseline: the same network on the classification loss alone",
@@ -42,6 +41,8 @@ class Options(cli.Options):
 def main(argv: list[str] | None = None) -> int:
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
     options = Options(**vars(make_parser().parse_args(argv)))
+    from wsss.pipeline.report import read_summary
+
     started = time.monotonic()
     claim(options.output, "demo", owned=("report.html",)).begin()
     data = io.join(options.output, "data")

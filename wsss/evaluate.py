@@ -8,14 +8,6 @@ from dataclasses import dataclass
 
 from wsss.common import cli
 from wsss.common.errors import UserError, program
-from wsss.pipeline.evaluation import (
-    claim_output,
-    class_names_of,
-    evaluate,
-    open_masks,
-    summarize,
-    write_metrics,
-)
 
 IGNORED_PREDICTION = ("wrong", "skip", "background")
 
@@ -61,6 +53,15 @@ class Options(cli.Options):
 def main(argv: list[str] | None = None) -> int:
     """Compares predictions with the truth, prints the metrics and writes them where `--output` says."""
     options = Options(**vars(make_parser().parse_args(argv)))
+    from wsss.pipeline.evaluation import (
+        claim_output,
+        class_names_of,
+        evaluate,
+        open_masks,
+        summarize,
+        write_metrics,
+    )
+
     output = None
     if options.output:
         output = claim_output(options.output, (options.predictions, options.truth), options.overwrite)

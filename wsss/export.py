@@ -13,12 +13,13 @@ Beside the files of the format:
 
 from wsss.common import cli, io
 from wsss.common.errors import program
-from wsss.pipeline.export import Options, export
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Writes masks and images in the format of another program."""
+    from wsss.pipeline.export import Options, export
+
     options = cli.parse(Options, argv, prog="python -m wsss.export", description=main.__doc__)
     summary = export(options)
     splits = ", ".join(f"{split} {count}" for split, count in summary["splits"].items())

@@ -9,14 +9,14 @@ under another name: it resumes, skips what is done, lists what failed, and takes
 
 from wsss.common import cli
 from wsss.common.errors import program
-from wsss.inference.tiling.malloc_tuning import tune_malloc
-from wsss.pipeline.options import NEW_IMAGES, Options, options_of_new_images
 from wsss.pseudo_labels import label
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Writes a mask for each image of a folder; returns the exit code."""
+    from wsss.inference.tiling.malloc_tuning import tune_malloc
+    from wsss.pipeline.options import options_of_new_images
     from wsss.pipeline.runner import split_arguments
 
     tune_malloc()
@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> cli.Parser:
     """The parser: the flags of the pseudo labels, with a folder of images in place of a collection."""
+    from wsss.pipeline.options import NEW_IMAGES, Options
+
     parser = cli.make_parser(
         Options,
         prog="python -m wsss.predict",

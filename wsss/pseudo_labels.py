@@ -20,16 +20,20 @@ for a passing reason, are labeled again; masks of images that are gone are remov
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from wsss.common import io
 from wsss.common.errors import program
-from wsss.inference.tiling.malloc_tuning import tune_malloc
-from wsss.pipeline.options import Options, make_parser
+
+if TYPE_CHECKING:
+    from wsss.pipeline.options import Options
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
+    from wsss.inference.tiling.malloc_tuning import tune_malloc
+    from wsss.pipeline.options import Options, make_parser
     from wsss.pipeline.runner import split_arguments
 
     tune_malloc()
@@ -37,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     return label(Options(**vars(namespace)), beam_argv)
 
 
-def label(options: Options, beam_argv: Sequence[str] = ()) -> int:
+def label(options: "Options", beam_argv: Sequence[str] = ()) -> int:
     """Makes pseudo labels and prints the result; returns the exit code, 130 after an interrupt.
 
     Args:

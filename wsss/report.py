@@ -3,12 +3,13 @@
 from wsss.common import cli
 from wsss.common.errors import UserError, program
 from wsss.common.output_folder import read_marker
-from wsss.pipeline.report import read_summary, write_report
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Writes `report.html` again from the files of a finished job."""
+    from wsss.pipeline.report import read_summary, write_report
+
     parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")
     folder = parser.parse_args(argv).labels

@@ -3,8 +3,6 @@
 import sys
 
 from wsss.common.errors import program
-from wsss.training.api import run_training
-from wsss.training.options import parse_options
 
 
 @program
@@ -14,6 +12,9 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0; 1 where training was stopped early, with the last good weights; 130 after an interrupt.
     """
+    from wsss.training.api import run_training
+    from wsss.training.options import parse_options
+
     options = parse_options(argv)
     try:
         _, failure = run_training(options, announce=print)

@@ -82,6 +82,11 @@ def one_line(error: BaseException) -> str | None:
     of_system = _system_error_of_tensorflow(error)
     if of_system:
         return of_system
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() not in ("utf-8", "utf8"):
+        return (
+            f"A file name cannot be written here, where names are {sys.getfilesystemencoding()}. "
+            "Set the environment variable PYTHONUTF8=1, or a locale of UTF-8."
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
         return "Memory ran out. Work on fewer or smaller images at a time."
     if isinstance(error, OSError):
