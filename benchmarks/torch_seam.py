@@ -187,3 +187,23 @@ def only_strongest(maps):
 def hardest(difference):
     difference = difference.abs().flatten(1)
     return difference.topk(int(difference.shape[1] * 0.2), dim=1).values.mean()
+
+
+def pamr(images, masks, iterations=10, dilations=(1, 2, 4, 8, 12, 24)):
+    """Pixel-adaptive mask refinement from the paper's section 3.3, by unfolding each pixel's neighbors."""
+    masks = resize(masks, images.shape[2:])
+
+    def neighbors(x):
+        found = []
+        for dilation in dilations:
+            padded = functional.pad(x, [dilation] * 4, mode="replicate")
+            around = functional.unfold(padded, 3, dilation).unflatten(1, (x.shape[1], 9))
+            found.append(torch.cat([around[:, :, :4], around[:, :, 5:]], dim=2))
+        return torch.cat(found, dim=2).unflatten(-1, x.shape[2:])  # (batch, channels, neighbors, h, w)
+
+    around, center = neighbors(images), images[:, :, None]
+    deviation = torch.cat([around, *[center] * len(dilations)], dim=2).std(2, keepdim=True)
+    weights = (-(around - center).abs() / (1e-8 + 0.1 * deviation)).mean(1, keepdim=True).softmax(2)
+    for _ in range(iterations):
+        masks = (neighbors(masks) * weights).sum(2)
+    return masks
