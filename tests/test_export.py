@@ -53,16 +53,21 @@ def records_of(folder, split="train"):
     return {record.image_id: record for record in open_collection(str(folder)).read(split)}
 
 
-@pytest.mark.parametrize("form", ["coco", "voc", "mmseg"])
+SOURCES = {"cvat": "voc", "labelstudio": "label_studio"}  # the flag of `prepare`, where it is another
+
+
+@pytest.mark.parametrize("form", sorted(TARGETS))
 def test_masks_and_images_come_back_as_they_were(photographs, form):
     root, masks = photographs
     export(root / "labels", "--format", form, "--output", root / "out")
-    assert prepare([f"--{form}", str(root / "out"), "--output", str(root / "shards")]) == 0
+    source = f"--{SOURCES.get(form, form)}"
+    assert prepare([source, str(root / "out"), "--output", str(root / "shards")]) == 0
     records = records_of(root / "shards")
     assert open_collection(str(root / "shards")).class_names == NAMES
     assert records.keys() == masks.keys()
     for image_id, mask in masks.items():
-        np.testing.assert_array_equal(records[image_id].mask, mask)
+        expected = np.where(mask == 255, 0, mask) if form == "yolo" else mask  # which knows no 255
+        np.testing.assert_array_equal(records[image_id].mask, expected)
         assert records[image_id].labels == tuple(n - 1 for n in np.unique(mask) if 0 < n < 255)
     assert records["turned"].image_bytes == oriented(6)
 
@@ -200,3 +205,68 @@ def test_masks_alone_ask_for_photographs_and_classes(photographs, capsys):
     export(*command, "--output", root / "out", code=2)
     assert "where the photographs are by --images or --data" in capsys.readouterr().err
     export(*command, "--images", root / "images", "--output", root / "out")
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat", "labelstudio"])
+def test_annotations_come_back_with_photographs_from_elsewhere(photographs, form):
+    root, masks = photographs
+    export(root / "labels", "--format", form, "--no-copy_images", "--output", root / "out")
+    source = f"--{SOURCES.get(form, form)}"
+    command = [source, root / "out", "--images", root / "images", "--output", root / "shards"]
+    assert prepare([str(part) for part in command]) == 0
+    for image_id, record in records_of(root / "shards").items():
+        np.testing.assert_array_equal(record.mask, masks[image_id])
+
+
+def test_the_label_map_declares_every_number(photographs):
+    root, _ = photographs
+    export(root / "labels", "--format", "cvat", "--output", root / "out")
+    lines = io.read_text(root / "out" / "labelmap.txt").splitlines()
+    assert lines[1:] == [
+        "background:0,0,0::",
+        "cat:128,0,0::",
+        "dog:0,128,0::",
+        "7:128,128,0::",
+        "ignored:224,224,192::",
+    ]
+
+
+def test_corrections_of_label_studio_go_before_predictions(photographs):
+    root, masks = photographs
+    export(root / "labels", "--format", "labelstudio", "--output", root / "out")
+    tasks = io.read_json(root / "out" / "tasks.json")
+    size = {"original_width": 12, "original_height": 7}
+    polygon = {"points": [[0, 0], [50, 0], [50, 100], [0, 100]], "polygonlabels": ["dog"]}
+    drawn = {"type": "polygonlabels", "value": polygon, **size}
+    tasks[0]["annotations"] = [{"result": [drawn]}, {"was_cancelled": True, "result": []}]
+    tasks[0]["data"]["image"] = "/data/upload/3/0123abcd-a.jpg"  # as Label Studio names uploads
+    tasks[1]["predictions"][0]["result"][0]["value"]["rle"] = [1, 2, 3]
+    io.write_json(root / "out" / "project.json", tasks)
+    command = ["--label_studio", root / "out" / "project.json", "--images", root / "images"]
+    assert prepare([str(part) for part in [*command, "--output", root / "shards"]]) == 0
+    records = records_of(root / "shards")
+    assert records.keys() == {"a", "turned"}
+    np.testing.assert_array_equal(records["a"].mask, np.repeat([[2] * 6 + [0] * 6], 7, axis=0))
+    np.testing.assert_array_equal(records["turned"].mask, masks["turned"])
+    assert "Its shapes cannot be read" in io.read_text(root / "shards" / "errors.jsonl")
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["names: [cat, 'dog']", 'names:\n  0: cat\n  1: "dog"\nval: x', "names:\n- cat\n- dog # a comment"],
+)
+def test_a_yolo_data_set_of_another_program_is_read(tmp_path, names):
+    io.write_text(tmp_path / "data.yaml", names)
+    for name in ("a", "b", "c", "d"):
+        io.write_bytes(tmp_path / "images" / "train" / f"{name}.jpg", encoded(picture()))
+    io.write_text(tmp_path / "labels" / "train" / "a.txt", "1 0 0 0.5 0 0.5 1 0 1\n")
+    io.write_text(tmp_path / "labels" / "train" / "b.txt", "0 0.5 0.5 0.1 0.1\n")  # a box
+    io.write_text(tmp_path / "labels" / "train" / "c.txt", "2 0 0 0.5 0 0.5 1 0 1\n")
+    assert prepare(["--yolo", str(tmp_path), "--output", str(tmp_path / "shards")]) == 0
+    assert open_collection(str(tmp_path / "shards")).class_names == ("cat", "dog")
+    records = records_of(tmp_path / "shards")
+    np.testing.assert_array_equal(records["a"].mask, np.repeat([[2] * 6 + [0] * 6], 7, axis=0))
+    assert (records["b"].mask == 255).all()
+    assert records["b"].labels == (0,)
+    assert (records["d"].mask == 0).all()
+    assert "line 1 has the class 2" in io.read_text(tmp_path / "shards" / "errors.jsonl")

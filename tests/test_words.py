@@ -20,6 +20,7 @@ PRIVATE = re.compile(r"\b(?:things|told|what came of it|looked at|undecided|lean
 # Published spellings that stay: a name in files of 0.1.0, an older flag, and what others spell so.
 ALLOWED = {
     *("labelled", "unlabelled", "wrongly_labelled"),  # a key of summary.json; reasons in errors.jsonl
+    "was_cancelled",  # a key of Label Studio's tasks
     "undecided",  # `--undecided` of `wsss.evaluate`
 }
 

@@ -13,12 +13,24 @@ from wsss.common.output_folder import OutputFolder, claim
 from wsss.data.sources.base import Problem
 from wsss.data.targets.base import Target
 from wsss.data.targets.coco import CocoTarget
+from wsss.data.targets.cvat import CvatTarget
+from wsss.data.targets.fiftyone import FiftyOneTarget
+from wsss.data.targets.label_studio import LOCAL_FILES, LabelStudioTarget
 from wsss.data.targets.mmseg import MmsegTarget
 from wsss.data.targets.voc import VocTarget
+from wsss.data.targets.yolo import YoloTarget
 from wsss.pipeline import progress
 from wsss.pipeline.masked_images import MaskedImages, Pair, open_masked_images
 
-TARGETS: dict[str, type[Target]] = {"coco": CocoTarget, "voc": VocTarget, "mmseg": MmsegTarget}
+TARGETS: dict[str, type[Target]] = {
+    "coco": CocoTarget,
+    "voc": VocTarget,
+    "cvat": CvatTarget,
+    "labelstudio": LabelStudioTarget,
+    "fiftyone": FiftyOneTarget,
+    "mmseg": MmsegTarget,
+    "yolo": YoloTarget,
+}
 _SUMMARY, _ERRORS = "summary.json", "errors.jsonl"
 _THREADS, _AHEAD = 4, 32  # images in memory at once
 
@@ -52,12 +64,17 @@ class Options(cli.Options):
         choices=("class", "component"),
         group="format",
     )
+    image_url: str = cli.option(
+        LOCAL_FILES, "of labelstudio: what the address of an image begins with", metavar="URL"
+    )
     copy_images: bool = cli.option(True, "write the image files too, their bytes as they are")
     overwrite: bool = cli.option(False, "replace the export in --output, once the new one is complete")
 
     def check(self) -> None:
         if self.instances != "class" and self.format != "coco":
             raise UserError(f"`--instances` goes with `--format coco`. Received: --format {self.format}.")
+        if self.image_url != LOCAL_FILES and self.format != "labelstudio":
+            raise UserError("`--image_url` goes with `--format labelstudio`.")
 
 
 def export_masks(labels: str, output: str, *, format: str, **options: Any) -> dict[str, Any]:
@@ -119,6 +136,8 @@ def export(options: Options) -> dict[str, Any]:
 
 
 def _make_target(options: Options, folder: str, class_names: tuple[str, ...]) -> Target:
+    if options.format == "labelstudio":
+        return LabelStudioTarget(folder, class_names, options.copy_images, image_url=options.image_url)
     if options.format == "coco":
         components = options.instances == "component"
         return CocoTarget(folder, class_names, options.copy_images, components=components)

@@ -21,19 +21,30 @@ _METADATA = (
     *("dataset_info.json", "features.json", "labels.labels.txt", "fingerprints.json"),
     *("errors.jsonl", "summary.json"),
 )
-_LAYOUTS = ("voc", "coco", "mmseg")  # of other programs, each with a reader in `wsss.data.sources`
+_LAYOUTS = ("voc", "coco", "mmseg", "fiftyone", "yolo", "label_studio")  # of other programs
+_WITH_PHOTOGRAPHS = ("--voc", "--coco", "--label_studio")  # whose photographs may lie elsewhere, --images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
     """Options of `python -m wsss.prepare`; each field is a flag of the same name."""
 
-    images: str = cli.option("", "folder of images; needs --labels", metavar="DIR", group="source, one of")
+    images: str = cli.option(
+        "",
+        "folder of images; needs --labels. With --voc, --coco or --label_studio: where their images are",
+        metavar="DIR",
+        group="source, one of",
+    )
     voc: str = cli.option("", "PASCAL VOC devkit, such as VOCdevkit/VOC2012", metavar="DEVKIT")
     coco: str = cli.option("", "COCO: annotations/instances_*.json and image folders", metavar="DIR")
     mmseg: str = cli.option(
         "", "MMSegmentation's img_dir/SPLIT and ann_dir/SPLIT, with metainfo.json or --classes", metavar="DIR"
     )
+    fiftyone: str = cli.option(
+        "", "FiftyOne's SPLIT/data and SPLIT/labels, with mask_targets.json or --classes", metavar="DIR"
+    )
+    yolo: str = cli.option("", "YOLO's images/SPLIT and labels/SPLIT of polygons, data.yaml", metavar="DIR")
+    label_studio: str = cli.option("", "Label Studio's tasks with brushes or polygons", metavar="JSON")
     tfds: str = cli.option("", "TFDS data set with features image and labels (or label)", metavar="NAME")
 
     labels: str = cli.option(
@@ -80,17 +91,21 @@ class Options(cli.Options):
     overwrite: bool = cli.option(False, "replace the collection in --output, once the new one is complete")
 
     def check(self) -> None:
-        given = [f"--{name}" for name in ("images", *_LAYOUTS, "tfds") if getattr(self, name)]
+        given = [f"--{name}" for name in (*_LAYOUTS, "tfds") if getattr(self, name)]
+        photographs_only = given and given[0] in _WITH_PHOTOGRAPHS and not self.labels
+        if self.images and not photographs_only:
+            given.insert(0, "--images")
         if len(given) != 1:
             raise UserError(
                 f"Give one source: --images (with --labels), --{', --'.join(_LAYOUTS)} or --tfds. "
                 f"Received: {', '.join(given) or 'none'}."
             )
-        if self.images and not self.labels:
+        if given == ["--images"] and not self.labels:
             raise UserError("`--images` needs `--labels`, a CSV file with a column `id` and the classes.")
-        takes_classes = self.voc or self.mmseg
+        takes_classes = not self.coco and not self.tfds
         for name in ("labels", "masks", "classes", "label_separator", "val_fraction"):
-            if getattr(self, name) and not self.images and not (name == "classes" and takes_classes):
+            of_folder = given == ["--images"] or (name == "classes" and takes_classes)
+            if getattr(self, name) and not of_folder:
                 raise UserError(f"`--{name}` goes with `--images`; `{given[0]}` knows its own.")
         if self.tfds and self.shards:
             raise UserError("`--shards` does not go with `--tfds`: its shards stay as they are.")
@@ -218,15 +233,20 @@ def _read_source(options):
     """The `Listing` of the images on disk."""
     from wsss.data.sources.coco import read_coco
     from wsss.data.sources.folder import read_folder
-    from wsss.data.sources.mmseg import read_mmseg
+    from wsss.data.sources.label_studio import read_label_studio
+    from wsss.data.sources.mmseg import read_fiftyone, read_mmseg
     from wsss.data.sources.voc import read_voc
+    from wsss.data.sources.yolo import read_yolo
 
     if options.voc:
-        return read_voc(options.voc, options.classes)
+        return read_voc(options.voc, options.classes, options.images)
     if options.coco:
-        return read_coco(options.coco)
-    if options.mmseg:
-        return read_mmseg(options.mmseg, options.classes)
+        return read_coco(options.coco, options.images)
+    if options.label_studio:
+        return read_label_studio(options.label_studio, options.images, options.classes)
+    for name, read in (("mmseg", read_mmseg), ("fiftyone", read_fiftyone), ("yolo", read_yolo)):
+        if getattr(options, name):
+            return read(getattr(options, name), options.classes)
     return read_folder(
         options.images,
         options.labels,

@@ -43,12 +43,13 @@ class _Annotations:
         return {category: name for category, name in self.categories.items() if category != self.ignored}
 
 
-def read_coco(directory: str) -> Listing:
+def read_coco(directory: str, images: str = "") -> Listing:
     """Lists a COCO directory.
 
     Args:
         directory: folder or `gs://…` with `annotations/instances_SPLIT.json` (or such files directly in it),
             and the images in `SPLIT/`, `images/SPLIT/` or `images/`.
+        images: folder of the images where they are not there.
 
     Returns:
         `Listing`, its splits named as the files, without a year unless two years would coincide. Every
@@ -73,7 +74,7 @@ def read_coco(directory: str) -> Listing:
     for name, split, content in zip(names, splits, files):
         if content.classes != files[0].classes:
             raise UserError(f"{content.path} has other categories than {paths[0]}.")
-        folder = _image_folder(directory, name, content)
+        folder = images or _image_folder(directory, name, content)
         _list_split(content, split, folder, items, problems)
         if content.unmatched:
             notes.append(
@@ -142,7 +143,7 @@ def _read_file(path) -> _Annotations:
         category = _field(entry, "category_id", _as_id, where)
         segmentation = _usable_shapes(entry.get("segmentation"))
         area = entry.get("area")
-        area = float(area) if _is_number(area) else _area(segmentation)
+        area = float(area) if _is_number(area) else shape_area(segmentation)
         shapes[image].append((category, segmentation, area))
         count += 1
         if image not in images:
@@ -250,8 +251,8 @@ def _usable_shapes(segmentation):
     return polygons or [None]
 
 
-def _area(segmentation):
-    """Area in pixels of drawn shapes, for the order in which they are drawn."""
+def shape_area(segmentation: Any) -> float:
+    """Area in pixels of run lengths or polygons, by which the order in which they are drawn is chosen."""
     if isinstance(segmentation, dict):
         try:
             counts = segmentation["counts"]

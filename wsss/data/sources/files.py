@@ -2,9 +2,10 @@
 
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from wsss.common import io
@@ -93,6 +94,31 @@ def _walk(root, inside, ancestors, excluded, problems) -> Iterator[str]:
         elif entry.is_symlink():
             detail = "The link leads to no file."
             problems.append(_folder_problem(path, "dangling_link", detail, "Restore the file."))
+
+
+def list_by_split(directory: str, layout: str, wanted: Callable[[str], bool]) -> dict[tuple[str, str], str]:
+    """The files of a layout that has a folder a split, sub-folders included.
+
+    Args:
+        directory: folder or `gs://…`.
+        layout: where the files of a split are in it, such as `images/{split}` or `{split}/data`.
+        wanted: of a path, whether it is taken.
+
+    Returns:
+        `(split, path in its folder without suffix)` -> path to open; files of no split are `train`.
+    """
+    split, name = "(?P<split>[^/]+)", "(?P<name>.+)"
+    in_split = re.compile(f"{layout.format(split=split)}/{name}")
+    alone = re.compile(f"{layout.format(split='').strip('/')}/{name}")
+    start = len(os.fspath(directory).rstrip("/")) + 1
+    found = {}
+    for path in io.list_files(io.join(io.escape(directory), "**")):
+        inside = path[start:].replace(os.sep, "/")
+        match = in_split.fullmatch(inside) or alone.fullmatch(inside)
+        if match and wanted(path):
+            fields = match.groupdict()
+            found[fields.get("split", "train"), fields["name"].rsplit(".", 1)[0]] = path
+    return found
 
 
 def _folder_problem(path, reason, detail, remedy):

@@ -1,18 +1,16 @@
-"""MMSegmentation's layout: images in `img_dir/SPLIT`, masks in `ann_dir/SPLIT`, names in `metainfo.json`."""
+"""Folders of images and of masks, a split each, as MMSegmentation and FiftyOne have them."""
 
-import os
 from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import is_image
 from wsss.data.sources.base import ListedImage, Listing, Problem
-from wsss.data.sources.files import stem
+from wsss.data.sources.files import list_by_split
 from wsss.data.sources.folder import read_class_names
 from wsss.data.sources.mask_coding import tags_of_masks
 
-_IMAGES, _MASKS = "img_dir", "ann_dir"
-_METAINFO = "metainfo.json"
+_METAINFO, _MASK_TARGETS = "metainfo.json", "mask_targets.json"
 
 
 def read_mmseg(directory: str, classes: str = "") -> Listing:
@@ -30,10 +28,33 @@ def read_mmseg(directory: str, classes: str = "") -> Listing:
         UserError: there are no such folders, or its classes cannot be known.
     """
     names = read_class_names(classes) if classes else _read_metainfo(directory)
-    images = _list_by_split(directory, _IMAGES, is_image)
+    return _list_pairs(directory, "--mmseg", names, "img_dir/{split}", "ann_dir/{split}")
+
+
+def read_fiftyone(directory: str, classes: str = "") -> Listing:
+    """Lists an `ImageSegmentationDirectory` of FiftyOne, one a split, whose masks have 255 for unknown.
+
+    Args:
+        directory: folder or `gs://…` with `SPLIT/data` and `SPLIT/labels`, or `data` and `labels`.
+        classes: file of class names in the order of the masks' numbers; by default `mask_targets.json` in the
+            folder, the class of each number.
+
+    Returns:
+        `Listing`; the tags of an image are the classes that its mask shows.
+
+    Raises:
+        UserError: there are no such folders, or its classes cannot be known.
+    """
+    names = read_class_names(classes) if classes else _read_mask_targets(directory)
+    return _list_pairs(directory, "--fiftyone", names, "{split}/data", "{split}/labels")
+
+
+def _list_pairs(directory, flag, names, image_layout, mask_layout):
+    images = list_by_split(directory, image_layout, is_image)
     if not images:
-        raise UserError(f"`--mmseg` must hold img_dir/SPLIT and ann_dir/SPLIT. Received: {directory}.")
-    masks = _list_by_split(directory, _MASKS, lambda path: path.lower().endswith(".png"))
+        layouts = " and ".join(layout.format(split="SPLIT") for layout in (image_layout, mask_layout))
+        raise UserError(f"`{flag}` must hold {layouts}. Received: {directory}.")
+    masks = list_by_split(directory, mask_layout, lambda path: path.lower().endswith(".png"))
     tags = tags_of_masks(masks, list(images), names)
     items, problems = [], []
     for (split, image_id), path in images.items():
@@ -44,6 +65,21 @@ def read_mmseg(directory: str, classes: str = "") -> Listing:
             items.append(ListedImage(image_id, split, tuple(sorted(labels)), path, masks[split, image_id]))
     notes = ["the tags are the classes that the masks show"]
     return Listing(names, items, has_masks=True, problems=problems, notes=notes)
+
+
+def _read_mask_targets(directory):
+    """The names in a file of `{"0": "background", "1": …}`."""
+    path = io.join(directory, _MASK_TARGETS)
+    if not io.exists(path):
+        raise UserError(
+            f"{directory} does not say which classes there are: pass `--classes`, a file with one a line, or "
+            f"put {_MASK_TARGETS} there."
+        )
+    targets = {key: name for key, name in io.read_object(path).items() if key not in ("0", "255")}
+    names = [targets.get(str(number)) for number in range(1, len(targets) + 1)]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(f"{path} must give a name to each of the numbers 1, 2, … of the masks.")
+    return tuple(" ".join(str(name).split()) for name in names)
 
 
 def _read_metainfo(directory):
@@ -62,14 +98,3 @@ def _read_metainfo(directory):
             f"{names[0] if names else 'none'}. Masks of `reduce_zero_label` are not read."
         )
     return tuple(" ".join(name.split()) for name in names[1:])
-
-
-def _list_by_split(directory, folder, wanted):
-    """`(split, path in it without suffix)` -> path; images directly in the folder are `train`."""
-    start = len(io.join(directory, folder)) + 1
-    found = {}
-    for path in io.list_files(io.join(io.escape(directory), folder, "**")):
-        if wanted(path):
-            split, slash, name = path[start:].replace(os.sep, "/").partition("/")
-            found[(split, stem(name)) if slash else ("train", stem(split))] = path
-    return found

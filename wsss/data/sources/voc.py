@@ -20,10 +20,11 @@ CLASS_NAMES = (
     *("diningtable", "dog", "horse", "motorbike", "person"),
     *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+IGNORED_NAMES, IGNORED_COLOR = ("ignored", "ignored_255"), (224, 224, 192)  # 255 in a label map
 _MASKS = ("SegmentationClass", "SegmentationClassAug")
 
 
-def read_voc(devkit: str, classes: str = "") -> Listing:
+def read_voc(devkit: str, classes: str = "", images: str = "") -> Listing:
     """Lists a VOC devkit.
 
     Args:
@@ -32,6 +33,7 @@ def read_voc(devkit: str, classes: str = "") -> Listing:
         classes: file of class names in the order of the masks' numbers. By default the devkit's
             `class_names.txt` or `labelmap.txt`, else VOC's twenty where the tags are among them, else the
             tags in alphabetical order.
+        images: folder of the images where there is no `JPEGImages`, as of CVAT's annotations.
 
     Returns:
         `Listing` with the splits `train` and `val` of `ImageSets/Segmentation` (of `Main` where there is no
@@ -44,9 +46,9 @@ def read_voc(devkit: str, classes: str = "") -> Listing:
         UserError: there is no devkit, or its classes cannot be known.
     """
     root = _find_root(devkit)
-    images = _list_by_stem(root, "JPEGImages")
+    photographs = _list_by_stem(images) if images else _list_by_stem(root, "JPEGImages")
     annotations = _list_by_stem(root, "Annotations", ".xml")
-    lists = _read_lists(root, images.keys() | annotations.keys())
+    lists = _read_lists(root, photographs.keys() | annotations.keys())
     masks: dict[str, str] = {}
     for folder in _MASKS:
         masks = _list_by_stem(root, folder, ".png") | masks
@@ -64,7 +66,7 @@ def read_voc(devkit: str, classes: str = "") -> Listing:
         check_class_count(len(names), "The devkit")
         notes = [*notes, "there is no Annotations: the tags are the classes that the masks show"]
         tags = tags_of_masks(masks, ids, names, colors)
-    items, problems = _list_items(root, lists, tags, images, masks)
+    items, problems = _list_items(root, lists, tags, photographs, masks)
     problems = list(dict.fromkeys(problems))
     return Listing(names, items, has_masks=bool(masks), mask_colors=colors, problems=problems, notes=notes)
 
@@ -96,12 +98,13 @@ def _find_root(devkit):
     raise UserError(f"`--voc` must hold a devkit (JPEGImages, Annotations, ImageSets). Received: {devkit}.")
 
 
-def _list_by_stem(root, folder, suffix=None):
+def _list_by_stem(root, folder="", suffix=None):
     """Path in a folder, without suffix -> path of its images, or of the files with a suffix; a JPEG goes
     before others.
     """
-    start = len(io.join(root, folder)) + 1
-    paths = io.list_files(io.join(io.escape(root), folder, "**"))
+    top = io.join(root, folder).rstrip("/") if folder else str(root).rstrip("/")
+    start = len(top) + 1
+    paths = io.list_files(io.join(io.escape(top), "**"))
     paths = [path for path in paths if (path.lower().endswith(suffix) if suffix else is_image(path))]
     paths.sort(key=lambda path: (path.lower().endswith((".jpg", ".jpeg")), path))
     return {path[start:].replace(os.sep, "/").rsplit(".", 1)[0]: path for path in paths}
@@ -123,7 +126,7 @@ def _read_lists(root, known):
         lists["trainaug"] = augmented[0]
     if not lists:  # a tool's own, such as CVAT's `default`
         lists = {
-            name.removesuffix(".txt"): path
+            "train" if name == "default.txt" else name.removesuffix(".txt"): path
             for (folder, name), path in found.items()
             if folder == "Segmentation"
         }
@@ -164,11 +167,14 @@ def _parse_label_map(text, path):
     for row in rows:
         color = re.fullmatch(r"\s*(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})\s*", row[1]) if len(row) > 1 else None
         named[row[0].strip()] = tuple(map(int, color.groups())) if color else None
+    unknown = [name for name, color in named.items() if color == IGNORED_COLOR and name in IGNORED_NAMES]
+    for name in unknown:
+        del named[name]
     background = next((name for name in named if name.lower().strip("_") == "background"), None)
     names = tuple(name for name in named if name and name != background)
     listed = [named[name] for name in names]
     colors = [named.get(background) or (0, 0, 0), *(color for color in listed if color is not None)]
-    if not names or len(named) != len(rows):
+    if not names or len(named) + len(unknown) != len(rows):
         raise UserError(f"{path} must hold lines `name:r,g,b:parts:actions`, each name once.")
     usable = None not in listed and len(set(colors)) == len(colors) and max(map(max, colors)) < 256
     return names, colors if usable else None
