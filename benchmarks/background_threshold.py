@@ -1,22 +1,28 @@
 """Rules that choose a background threshold without any mask, and how far each lands from the best one.
 
-    python -m benchmarks.background_threshold --labels LABELS --truth COLLECTION [--split train]
+    python -m benchmarks.background_threshold --labels LABELS … --truth COLLECTION … [--split train]
     python -m benchmarks.background_threshold --quick
 
-LABELS is the output of `pipelines/pseudo_labels.py --save_scores`. The baseline is the best of 60 thresholds
-on the truth; `lost` is what a rule's threshold lacks to it, in points of mIoU. `mean` is what
-`--background_threshold auto` takes. The kappa is of every third image. `--quick` runs on drawn scenes with
-blurred masks for scores.
+LABELS are outputs of `pipelines/pseudo_labels.py --save_scores`, one for each COLLECTION. The baseline is the
+best of 60 thresholds on the truth; `lost` is what a rule's threshold lacks to it, in points of mIoU. `mean`
+is what `--background_threshold auto` takes for a collection. The kappa is of every third image.
+
+A second table has rules that give each image a threshold of its own: the gain over the collection's `mean`, a
+column a collection, drawn scenes with blurred masks for scores the last. Below it stands, for each
+collection, the rule that is best on the mean of the others, and what that gains here. `--quick` takes the
+drawn scenes alone.
 """
 
 import argparse
+import functools
 import tempfile
 
 import numpy as np
 
 from wsss.common import io
 from wsss.data.dataset import open_collection
-from wsss.metrics import THRESHOLDS, ThresholdSweep, mean_iou
+from wsss.inference.cam_scores import mask_from_scores, otsu_threshold
+from wsss.metrics import THRESHOLDS, ThresholdSweep, confusion_matrix, counts_of, mean_iou
 from wsss.pipeline.output import Layout, decode_scores
 from wsss.refine import DenseCRF, unary_from_probabilities
 
@@ -26,20 +32,80 @@ VALUES = (np.arange(BINS + 1) + 0.5) / BINS
 
 
 def main(argv=None):
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.background_threshold", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--labels", default="")
-    parser.add_argument("--truth", default="")
+    parser.add_argument("--labels", nargs="*", default=[])
+    parser.add_argument("--truth", nargs="*", default=[])
     parser.add_argument("--split", default="train")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(argv)
-    if options.labels:
-        images = _scored_images(options.labels, open_collection(options.truth), options.split)
-        return _print_table(images, len(open_collection(options.truth).class_names) + 1)
+    gains = {}
+    for labels, truth in zip(options.labels, options.truth, strict=True):
+        collection = open_collection(truth)
+        classes = len(collection.class_names) + 1
+        read = functools.partial(_scored_images, labels, collection, options.split)
+        print(labels)
+        _print_table(read(), classes)
+        gains[labels] = _gains_per_image(read, classes)
     with tempfile.TemporaryDirectory() as folder:
-        return _print_table(_drawn_images(folder), 5)
+        drawn = list(_drawn_images(folder))
+    if not options.labels:
+        _print_table(drawn, 5)
+    gains["drawn scenes"] = _gains_per_image(lambda: drawn, 5)
+    _print_gains(gains)
+    return 0
+
+
+def _shrunk(weight):
+    return lambda otsu, mean: weight * otsu + (1 - weight) * mean
+
+
+def _half_and(constant):
+    return lambda otsu, mean: otsu / 2 + constant
+
+
+PER_IMAGE = {  # of an image's own Otsu threshold and the collection's mean
+    **{f"{weight:g} Otsu + {1 - weight:g} mean": _shrunk(weight) for weight in (0.25, 0.5, 0.75, 1.0)},
+    **{f"half Otsu + {constant:g}": _half_and(constant) for constant in (0.06, 0.09, 0.12, 0.15)},
+}
+
+
+def _gains_per_image(read, classes):
+    """mIoU of the rules in `PER_IMAGE` over that of the collection's threshold, in points, by name.
+
+    Args:
+        read: function without arguments that gives the images, called twice.
+        classes: number of classes with the background.
+    """
+    pixels = total = 0.0
+    for _, scores, keys, _ in read():
+        if len(keys):
+            total += scores.max(axis=0).sum(dtype=np.float64)
+            pixels += scores[0].size
+    mean = total / pixels
+    rules = {"mean": lambda otsu, mean: mean, **PER_IMAGE}
+    counts = dict.fromkeys(rules, 0)
+    for _, scores, keys, truth in read():
+        otsu = otsu_threshold(scores.max(axis=0)) if len(keys) else mean
+        for name, rule in rules.items():
+            background = np.full(truth.shape, rule(otsu, mean), np.float32)
+            mask = mask_from_scores(scores, keys, background)
+            counts[name] = counts[name] + confusion_matrix(truth, mask, classes)
+    miou = {name: 100 * float(mean_iou(counts_of(each), "skip")) for name, each in counts.items()}
+    return {name: miou[name] - miou["mean"] for name in PER_IMAGE}
+
+
+def _print_gains(gains):
+    names = list(gains)
+    print(f"\n{'threshold of each image':24} {'  '.join(f'{name[-16:]:>16}' for name in names)}")
+    for rule in PER_IMAGE:
+        print(f"{rule:24} {'  '.join(f'{gains[name][rule]:+16.2f}' for name in names)}")
+    for left in names if len(names) > 1 else ():
+        others = [name for name in names if name != left]
+        best = max(PER_IMAGE, key=lambda rule: np.mean([gains[name][rule] for name in others]))
+        print(f"without {left[-16:]:16} {best}: {gains[left][best]:+.2f} there")
 
 
 def _print_table(images, classes):
@@ -67,7 +133,6 @@ def _print_table(images, classes):
     for name, threshold in chosen.items():
         index = int(np.abs(THRESHOLDS - threshold).argmin())
         print(f"{name:30} {threshold:9.2f} {curve[index]:6.2f} {curve[best] - curve[index]:6.2f}")
-    return 0
 
 
 def _mean(share):

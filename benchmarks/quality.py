@@ -26,7 +26,7 @@ from wsss.pipeline.quality import ClassAreas, quality, quality_parts
 from wsss.pipeline.stages.describe import DescribeSettings, describe_image
 from wsss.pipeline.stages.manifest import read_rows
 from wsss.pipeline.stages.read import InputImage
-from wsss.pipeline.stages.refine import ScoredImage
+from wsss.pipeline.stages.refine import Background, ScoredImage
 
 
 def main(argv=None):
@@ -114,7 +114,8 @@ def _drawn_image(record: Record, rng):
     image = ScoredImage(
         InputImage("drawn", record, False), record.labels, scores, classifier_scores, mask=mask
     )
-    row = describe_image(image._replace(agreement=view_agreement(*views)), DescribeSettings(0.5, False, 0.35))
+    settings = DescribeSettings(0.5, False, Background(0.35))
+    row = describe_image(image._replace(agreement=view_agreement(*views)), settings)
     return row, image_iou(mask, record.mask, record.labels)
 
 

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from tests.golden import assert_close, golden_cases
 from wsss.inference.cam_scores import (
+    adapted_threshold,
     background_scores,
     enlarge_cells,
     mask_from_scores,
     mean_of_cells,
     merge_scales,
     normalize_scores,
+    otsu_threshold,
     scaled_size,
     view_agreement,
 )
@@ -197,3 +199,29 @@ def test_views_agree_by_the_correlation_of_their_maps():
     first[2] = [[2, 0, 1]]
     second[2] = [[1, 0, 0]]
     np.testing.assert_allclose(view_agreement(first, second)[2], np.sqrt(3) / 2, atol=1e-6)
+
+
+def test_otsus_threshold_parts_two_groups_of_values():
+    values = np.array([0.1, 0.12, 0.14, 0.8, 0.9, 0.85, 0.1])
+    threshold = otsu_threshold(values)
+    assert 0.14 < threshold < 0.8
+    best = max(np.linspace(0.05, 0.95, 91), key=lambda t: _variance_between(values, t))
+    assert _variance_between(values, threshold) == pytest.approx(_variance_between(values, best))
+    assert 0 < otsu_threshold(np.zeros((2, 2))) < 1
+    assert 0 < otsu_threshold(np.ones((2, 2))) < 1
+
+
+def _variance_between(values, threshold):
+    low, high = values[values <= threshold], values[values > threshold]
+    if not len(low) or not len(high):
+        return 0.0
+    return len(low) * len(high) * (low.mean() - high.mean()) ** 2
+
+
+def test_a_threshold_lies_between_that_of_the_collection_and_that_of_the_image():
+    scores = np.random.default_rng(0).random((2, 8, 8), np.float32) ** 3
+    own = otsu_threshold(scores.max(axis=0))
+    assert adapted_threshold(scores, 0.2, 0) == 0.2
+    assert adapted_threshold(scores, 0.2, 1) == own
+    assert adapted_threshold(scores, 0.2, 0.75) == pytest.approx(0.75 * own + 0.25 * 0.2)
+    assert adapted_threshold(scores[:0], 0.2, 0.75) == 0.2

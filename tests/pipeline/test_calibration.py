@@ -91,10 +91,10 @@ def test_labels_of_other_images_do_not_calibrate(marked, records, tmp_path):
 def test_a_constant_is_taken_for_another_model_or_map(marked):
     keep(marked)
     assert calibrated_threshold(open_trained_run(str(marked)), "refined_cam")[0] == 0.3125
-    threshold, line = calibrated_threshold(open_trained_run(str(marked)), "cam")
+    threshold, line, _ = calibrated_threshold(open_trained_run(str(marked)), "cam")
     assert (threshold, "`refined_cam`, not of `cam`" in line) == (0.2, True)
     (marked / "model.keras").write_bytes(b"trained further")
-    threshold, line = calibrated_threshold(open_trained_run(str(marked)), "refined_cam")
+    threshold, line, _ = calibrated_threshold(open_trained_run(str(marked)), "refined_cam")
     assert (threshold, "of another model" in line) == (0.2, True)
 
 

@@ -165,11 +165,22 @@ def test_the_background_threshold_may_be_left_to_the_images(run, tmp_path, capsy
     assert chosen["threshold"] == pytest.approx(strongest.mean(dtype=np.float64), abs=1e-3)
     assert chosen["pixels"] == strongest.size
     assert f"{chosen['threshold']:.2f}" in capsys.readouterr().out
-    assert label(tmp_path / "given", run, "--background_threshold", str(chosen["threshold"])) == 0
+    given = str(chosen["threshold"])
+    flags = ("--background_threshold", given, "--threshold_adaptation", "0.75")
+    assert label(tmp_path / "given", run, *flags) == 0
     assert tree(tmp_path / "auto" / "masks") == tree(tmp_path / "given" / "masks")
     metrics = json.loads((tmp_path / "auto" / "metrics.json").read_text())
     assert metrics["background_threshold"]["used"] == chosen["threshold"]
-    assert metrics["background_threshold"]["used_was_chosen"] == "from images alone"
+    how = "from images alone, and adapted to each image"
+    assert metrics["background_threshold"]["used_was_chosen"] == how
+
+
+def test_the_threshold_of_the_collection_is_adapted_to_each_image_unless_told(run, labels, tmp_path):
+    assert label(tmp_path / "adapted", run, "--threshold_adaptation", "1") == 0
+    assert tree(tmp_path / "adapted" / "masks") != tree(labels / "masks")  # 0.2 for all
+    rows = (tmp_path / "adapted" / "images.csv").read_text().splitlines()
+    column = rows[0].split(",").index("threshold")
+    assert len({row.split(",")[column] for row in rows[1:]}) > 2
 
 
 @pytest.mark.slow

@@ -128,6 +128,45 @@ def background_scores(
     return (1 - strongest).astype(np.float32) ** np.float32(alpha)
 
 
+def otsu_threshold(values: np.ndarray, bins: int = 1000) -> float:
+    """The threshold that parts values with the largest variance between both parts.
+
+    Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979.
+
+    Args:
+        values: float array of any shape, in [0, 1].
+        bins: number of bins of the histogram.
+
+    Returns:
+        The threshold, in (0, 1): values above it are of the upper part.
+    """
+    indices = (np.clip(values, 0, 1) * bins).astype(np.int64)
+    fractions = np.bincount(indices.ravel(), minlength=bins + 1) / max(1, indices.size)
+    centers = (np.arange(bins + 1) + 0.5) / bins
+    weight, mean = fractions.cumsum(), (fractions * centers).cumsum()
+    between = (mean[-1] * weight - mean) ** 2 / np.maximum(weight * (1 - weight), 1e-12)
+    return float(min(centers[between.argmax()], 1 - 0.5 / bins))
+
+
+def adapted_threshold(scores: np.ndarray, threshold: float, adaptation: float) -> float:
+    """A collection's background threshold, moved towards that of one image.
+
+    Of few classes or large objects the best threshold differs much between images; Otsu's of one image alone
+    errs where it holds little background. Their mean errs less, see benchmarks/background_threshold.py.
+
+    Args:
+        scores: float array `(classes, height, width)`, each in [0, 1].
+        threshold: of the collection, in [0, 1].
+        adaptation: weight in [0, 1] of Otsu's threshold of the strongest score of each pixel.
+
+    Returns:
+        The threshold of this image; that of the collection where it has no class.
+    """
+    if not adaptation or not len(scores):
+        return threshold
+    return adaptation * otsu_threshold(scores.max(axis=0)) + (1 - adaptation) * threshold
+
+
 def mask_from_scores(scores: np.ndarray, class_ids: Sequence[int], background: np.ndarray) -> np.ndarray:
     """The label of the highest score at each pixel; ties go to the background, then to the smaller class.
 

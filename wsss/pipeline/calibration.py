@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apache_beam.io.filesystem import BeamIOError
 
@@ -48,15 +48,29 @@ class Calibration:
         return cls(hash_, cam, threshold, data, split)
 
 
-def calibrated_threshold(run: TrainedRun, cam: str) -> tuple[float, str]:
-    """The background threshold for new images, and in one line which it is and where it comes from.
+class KnownThreshold(NamedTuple):
+    """The background threshold for new images.
+
+    Attributes:
+        threshold: the background's score, in [0, 1].
+        line: in one line which it is and where it comes from.
+        is_calibrated: whether it was chosen from images; else it is a constant.
+    """
+
+    threshold: float
+    line: str
+    is_calibrated: bool
+
+
+def calibrated_threshold(run: TrainedRun, cam: str) -> KnownThreshold:
+    """The background threshold for new images.
 
     Args:
         run: the trained model.
         cam: the map that is read out.
 
     Returns:
-        `(threshold, line)`: of the run's `calibration.json`, or 0.2 without one for this model and map.
+        That of the run's `calibration.json`, or 0.2 without one for this model and map.
 
     Raises:
         UserError: `calibration.json` is damaged.
@@ -71,11 +85,13 @@ def calibrated_threshold(run: TrainedRun, cam: str) -> tuple[float, str]:
             reason = f"{path} is of the map `{found.cam}`, not of `{cam}`"
         else:
             origin = f"calibrated on {found.data}, split {found.split} ({path})"
-            return found.threshold, f"Background threshold: {found.threshold:.2f}, {origin}."
-    return CONSTANT, (
+            line = f"Background threshold: {found.threshold:.2f}, {origin}."
+            return KnownThreshold(found.threshold, line, True)
+    line = (
         f"Background threshold: {CONSTANT}, a constant: {reason}. "
         "`pseudo_labels --background_threshold auto` on the training images calibrates it."
     )
+    return KnownThreshold(CONSTANT, line, False)
 
 
 def keep_calibration(run: TrainedRun, calibration: Calibration, announce: Callable[[str], None]) -> None:

@@ -66,8 +66,8 @@ class LabelShards(beam.PTransform):
 
     def _describe_settings(self):
         cams = self._cams
-        threshold = self._refinement.background.threshold
-        return DescribeSettings(cams.label_threshold, cams.image_labels == "predicted", threshold)
+        background = self._refinement.background
+        return DescribeSettings(cams.label_threshold, cams.image_labels == "predicted", background)
 
 
 def _count(scored, classes, describe_settings):

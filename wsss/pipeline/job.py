@@ -12,7 +12,7 @@ from wsss.pipeline import progress
 from wsss.pipeline.calibration import Calibration, calibrated_threshold, keep_calibration
 from wsss.pipeline.graph import LabelShards, WriteSettings
 from wsss.pipeline.inputs import Inputs, open_inputs
-from wsss.pipeline.options import AUTO, Options, resolve
+from wsss.pipeline.options import ADAPTATION, AUTO, Options, resolve
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import Plan, plan_job, record_files, remove_retired, waves
 from wsss.pipeline.runner import check_paths, images_in_a_wave, make_pipeline, run
@@ -51,9 +51,12 @@ def make_pseudo_labels(
     options = resolve(options, model)
     rule = options.background_threshold
     if rule == "calibrated":
-        value, line = calibrated_threshold(model, options.cam)
-        announce(line)
-        options = dataclasses.replace(options, background_threshold=value)
+        known = calibrated_threshold(model, options.cam)
+        announce(known.line)
+        options = dataclasses.replace(options, background_threshold=known.threshold)
+        if options.threshold_adaptation is None:
+            weight = ADAPTATION if known.is_calibrated else 0.0
+            options = dataclasses.replace(options, threshold_adaptation=weight)
     paths = {"model": model.model_path, "affinity_model": options.affinity_model}
     check_paths(beam_argv, {**paths, "data": options.data, "output": options.output})
     images = open_images(
@@ -135,7 +138,7 @@ def _label(
         announce(f"Background threshold chosen from the images: {threshold:.2f}.")
     refinement = RefinementSettings(
         options.refine,
-        Background(threshold, options.background_alpha),
+        Background(threshold, options.background_alpha, options.threshold_adaptation or 0.0),
         options.crf_preset,
         options.crf_unary,
         affinity_predictor=inputs.affinity_predictor(options.max_side),

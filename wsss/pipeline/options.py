@@ -11,6 +11,7 @@ from wsss.pipeline.calibration import CONSTANT
 from wsss.pipeline.trained_run import TrainedRun
 
 REFINEMENTS = ("pamr", "walk", "crf")
+ADAPTATION = 0.75  # weight of an image's own background threshold, see benchmarks/background_threshold.py
 AUTO = ("auto",)  # the refinement is chosen from the images
 CRF_PRESETS = (
     "seam",
@@ -130,6 +131,12 @@ class Options(cli.Options):
         "default: 0.2, of wsss.predict calibrated",
         kind=_unit_interval_or_rule,
         metavar="X",
+    )
+    threshold_adaptation: float | None = cli.option(
+        None,
+        "weight in [0, 1] of each image's own threshold (Otsu's) against the collection's; default: "
+        f"{ADAPTATION} with auto and calibrated, else 0",
+        kind=cli.unit_interval,
     )
     background_alpha: float | None = cli.option(
         None,
@@ -253,6 +260,9 @@ def resolve(options: Options, run: TrainedRun) -> Options:
         threshold = None
     elif threshold is None and options.background_alpha is None:
         threshold = CONSTANT
+    adaptation = options.threshold_adaptation
+    if adaptation is None and threshold != "calibrated":  # of which the job knows more
+        adaptation = ADAPTATION if threshold == "auto" else 0.0
     by_labels = options.background_alpha is None and options.write == "masks" and not segments
     crf_preset = "ppc_segmentation" if segments else "ppc" if by_labels else "seam"
     split = options.split or run.split or "train"
@@ -266,6 +276,7 @@ def resolve(options: Options, run: TrainedRun) -> Options:
         cam=options.cam or _MAPS.get(run.kind, "refined_cam"),
         image_labels=options.image_labels or ("predicted" if segments else "truth"),
         background_threshold=threshold,
+        threshold_adaptation=adaptation,
         crf_preset=options.crf_preset or crf_preset,
         crf_unary=options.crf_unary or ("labels" if by_labels else "probabilities"),
     )
@@ -275,6 +286,7 @@ def _check_segmentation(options):
     """Raises a `UserError` for what a segmentation network, which knows the background, has no use for."""
     given = {
         "--background_threshold": options.background_threshold not in (None, "calibrated"),
+        "--threshold_adaptation": options.threshold_adaptation is not None,
         "--background_alpha": options.background_alpha is not None,
         "--refine walk": "walk" in options.refine,
         "--affinity_model": bool(options.affinity_model),

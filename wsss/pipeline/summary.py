@@ -188,7 +188,7 @@ def _metrics(
         "image_labels": options["image_labels"],
         "background_threshold": {
             "used": threshold_used,
-            "used_was_chosen": _CHOSEN.get(str(rule), "by hand"),
+            "used_was_chosen": _how_chosen(rule, options),
             "best": threshold,
             "best_miou": best,
             "best_is_of": of_sweep,
@@ -202,6 +202,11 @@ def _metrics(
             "miou": [float(value) for value in curve],
         },
     }
+
+
+def _how_chosen(rule: float | str | None, options: dict[str, Any]) -> str:
+    adapted = ", and adapted to each image" if options.get("threshold_adaptation") else ""
+    return _CHOSEN.get(str(rule), "by hand") + adapted
 
 
 def describe_scores(options: dict[str, Any]) -> tuple[str, str]:

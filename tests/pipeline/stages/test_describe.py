@@ -15,9 +15,9 @@ from wsss.pipeline.stages.describe import (
     describe_image,
 )
 from wsss.pipeline.stages.read import InputImage
-from wsss.pipeline.stages.refine import ScoredImage, Unrefined
+from wsss.pipeline.stages.refine import Background, ScoredImage, Unrefined
 
-GIVEN, PREDICTED = (DescribeSettings(0.5, predicted, 0.2) for predicted in (False, True))
+GIVEN, PREDICTED = (DescribeSettings(0.5, predicted, Background(0.2)) for predicted in (False, True))
 
 
 def described(values, class_ids=(0, 2), settings=GIVEN, tags=None):

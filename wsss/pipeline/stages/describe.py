@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from wsss.common.constants import IGNORE
 from wsss.pipeline.schema import Fields
-from wsss.pipeline.stages.refine import ScoredImage
+from wsss.pipeline.stages.refine import Background, ScoredImage
 
 COLLAPSED, LOST = "collapsed", "class_lost"
 # What is suspicious about a mask, in the order of the table.
@@ -108,12 +108,12 @@ class DescribeSettings:
     Attributes:
         label_threshold: least classifier score of a predicted class.
         predicted: whether the classes of an image are those that the classifier predicts.
-        threshold: score of the background, or None where that is no constant.
+        background: the rule for the score of the background.
     """
 
     label_threshold: float
     predicted: bool
-    threshold: float | None
+    background: Background
 
 
 def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
@@ -127,6 +127,7 @@ def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
     assert mask is not None  # the stages before give one
     tags = scored.input.record.labels
     predicted = tuple(np.flatnonzero(scores >= settings.label_threshold).tolist())
+    threshold = settings.background.threshold_of(scored.scores)
     pixels = np.bincount(mask.ravel(), minlength=256)
     found = np.flatnonzero(pixels).tolist()
     flags = [*_flags(scored.class_ids, found, settings.predicted)]
@@ -142,7 +143,7 @@ def describe_image(scored: ScoredImage, settings: DescribeSettings) -> ImageRow:
         _rounded(scores[list(tags)]),
         predicted,
         _rounded(scores[list(predicted)]),
-        None if settings.threshold is None else round(float(settings.threshold), 4),
+        None if threshold is None else round(float(threshold), 4),
         tuple((value, round(int(pixels[value]) / mask.size, 6)) for value in found),
         count_components(mask),
         tuple(flags),

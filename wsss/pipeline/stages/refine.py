@@ -12,6 +12,7 @@ from wsss.common.constants import IGNORE
 from wsss.common.tf_import import import_tensorflow
 from wsss.data.images import decode_image
 from wsss.inference.cam_scores import (
+    adapted_threshold,
     background_scores,
     enlarge_cells,
     mask_from_scores,
@@ -70,9 +71,16 @@ class Background:
 
     threshold: float | None = None
     alpha: float | None = None
+    adaptation: float = 0.0  # weight of the image's own threshold
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        return background_scores(scores, self.threshold, self.alpha)
+        return background_scores(scores, self.threshold_of(scores), self.alpha)
+
+    def threshold_of(self, scores: np.ndarray) -> float | None:
+        """The threshold of an image, see `cam_scores.adapted_threshold`; None with an exponent."""
+        if self.threshold is None:
+            return None
+        return adapted_threshold(scores, self.threshold, self.adaptation)
 
 
 @dataclass(frozen=True)
