@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import wsss.weights.published as published
+from tests.test_examples import run_example
 from tests.weights.test_mapping import mxnet_file, tensor, torch_zip
 from wsss.backbones.applications import build_backbone
 from wsss.backbones.resnet import torchvision_backbone
@@ -71,6 +72,14 @@ def test_a_state_dict_becomes_a_model_that_loads_by_itself(seam_tensors, tmp_pat
     image = np.random.default_rng(0).uniform(size=(1, 40, 32, 3)).astype("float32")
     assert model.cam(image).shape == (1, 5, 4, 3)
     assert model.classification_activation == "sigmoid"  # scores are probabilities, as of a trained model
+
+
+def test_the_example_of_the_function_runs(seam_tensors, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_torch(tmp_path / "resnet38_SEAM.pth", seam_tensors)
+    run_example("convert_weights")
+    assert capsys.readouterr().out.startswith("seam ")
+    assert (tmp_path / "seam.keras").exists()
 
 
 def test_weights_alone_fit_the_backbone(seam_tensors, tmp_path):

@@ -43,6 +43,12 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) ->
 
     Raises:
         ValueError: shapes differ, or a label is neither a class nor 255.
+
+    Example:
+        >>> truth = np.array([[0, 1], [1, 255]], np.uint8)  # the last pixel is left out
+        >>> confusion_matrix(truth, np.array([[0, 1], [0, 1]], np.uint8), classes=2)
+        array([[1, 0, 0],
+               [1, 1, 0]])
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"Truth and prediction differ in shape: {truth.shape} and {prediction.shape}.")
@@ -90,6 +96,12 @@ def mean_iou(counts: Counts, absent: str = "zero") -> Any:
     Args:
         counts: `Counts` whose last axis is the class.
         absent: a class absent from both counts is `zero` (as SEAM evaluates) or `skip`ped (as IRN does).
+
+    Example:
+        >>> truth = np.array([[0, 1], [1, 255]], np.uint8)
+        >>> confusion = confusion_matrix(truth, np.array([[0, 1], [0, 1]], np.uint8), classes=2)
+        >>> float(mean_iou(counts_of(confusion)))  # one pixel of two, for both classes
+        0.5
     """
     if absent not in ("zero", "skip"):
         raise ValueError(f"`absent` must be zero or skip. Received: {absent!r}.")
@@ -276,6 +288,11 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 `(classes,)`, in [0, 1]; NaN for a class that no image holds.
+
+    Example:
+        >>> scores = np.array([[0.9, 0.2], [0.8, 0.3], [0.1, 0.4]])
+        >>> average_precision(scores, np.array([[1, 0], [0, 0], [1, 0]])).round(3)
+        array([0.833,   nan])
     """
     result = np.full(scores.shape[1], np.nan)
     for index in range(scores.shape[1]):

@@ -63,6 +63,11 @@ def build_backbone(
 
     Raises:
         ValueError: an unknown name, a file that cannot be read, or a network that cannot be made dense.
+
+    Example:
+        >>> backbone = build_backbone("MobileNetV2", weights=None, output_stride=8)  # "imagenet" downloads
+        >>> backbone.feature.shape, backbone.output_stride
+        ((None, None, None, 1280), 8)
     """
     path = Path(str(name_or_path))
     if path.suffix == ".keras":

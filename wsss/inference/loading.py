@@ -55,6 +55,14 @@ def load_model(path: str) -> Any:
     Returns:
         The `keras.Model`.
 
+    Example:
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> from wsss.models import SEAM
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     SEAM.from_backbone(small_backbone(width=8), classes=3).save(f"{folder}/model.keras")
+        ...     load_model(folder).classes
+        3
+
     Raises:
         UserError: the file is missing or damaged, unpacks to more than it may, names a layer that is not
             imported, or is no model of this package.

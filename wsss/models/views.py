@@ -19,6 +19,13 @@ class RescaledView:
     Attributes:
         scale: > 0, relative size.
         size: `(height, width)` in pixels, in place of `scale`.
+
+    Example:
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> from wsss.models import SEAM
+        >>> model = SEAM.from_backbone(small_backbone(width=8), classes=3, view=RescaledView(0.5))
+        >>> RescaledView(0.5).options()
+        {'view': 'rescale', 'view_scale': 0.5, 'view_size': None}
     """
 
     scale: float = 0.3
@@ -37,6 +44,14 @@ class AffineView:
         rotate, rescale, flip, translation: >= 0, relative frequencies of the transforms.
         fill_mode: filling beyond the image: "constant" (0), "nearest", "reflect" or "wrap".
         use_inverse: whether maps are compared in the frames of both views.
+
+    Example:
+        >>> from wsss.backbones.tiny import small_backbone
+        >>> from wsss.models import SEAM
+        >>> view = AffineView(rescale=0.5, flip=0.5, fill_mode="reflect")
+        >>> model = SEAM.from_backbone(small_backbone(width=8), classes=3, view=view)
+        >>> model.get_config()["affine_flip"]
+        0.5
     """
 
     rotate: float = 0.0

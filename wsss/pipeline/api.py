@@ -14,7 +14,7 @@ def label_collection(
 
     Example:
 
-        result = wsss.label_collection("runs/seam-1", output="labels", refine=("crf",))
+        result = wsss.label_collection("runs/seam", output="labels", refine=("crf",))
         print(result.miou, result.output)
 
     Args:
@@ -39,6 +39,11 @@ def predict_masks(
     model: str, images: str, output: str, *, beam_argv: Sequence[str] = (), **options: Any
 ) -> LabelResult:
     """Makes masks of a folder of images without tags, as `python -m wsss.predict` does.
+
+    Example:
+
+        result = wsss.predict_masks("runs/seam", "photos", "masks", scales=(1.0, 1.5))
+        print(result.labeled, result.failed)
 
     Args:
         model: run directory or `.keras` file.

@@ -35,6 +35,11 @@ class Conversion:
 def convert_weights(source: str, destination: str, network: str = "auto") -> Conversion:
     """Converts a checkpoint of the authors, of torchvision or of MXNet to a Keras file.
 
+    Example:
+
+        conversion = wsss.convert_weights("resnet38_SEAM.pth", "seam.keras")
+        print(conversion.network, conversion.parameters)
+
     Args:
         source: `.pth` or `.params`, local or `gs://…`; read without PyTorch and MXNet, never executed.
         destination: `.keras` or `.weights.h5`, local or `gs://…`; replaced where it exists.
