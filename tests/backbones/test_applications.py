@@ -269,12 +269,17 @@ def test_a_standardized_correlation_feature_is_blind_to_what_all_pixels_share(ow
 
 
 def test_mistakes_are_named(own_network, tmp_path):
-    with pytest.raises(ValueError, match="MobileNetV2"):
+    with pytest.raises(ValueError, match=r"did you mean .*MobileNetV2.*\?"):
         build_backbone("MobileNet17")
     with pytest.raises(ValueError, match="does not exist"):
         build_backbone(tmp_path / "missing.keras")
     with pytest.raises(ValueError, match="no file"):
         build_backbone("MobileNetV2", weights=str(tmp_path / "missing.weights.h5"))
+    other = keras.Sequential([layers.Input((8, 8, 3)), layers.Conv2D(4, 3)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"other\.weights\.h5 holds no weights of MobileNetV2") as refused:
+        build_backbone("MobileNetV2", weights=str(tmp_path / "other.weights.h5"))
+    assert len(str(refused.value)) < 500
     with pytest.raises(ValueError, match="preprocessing"):
         build_backbone(own_network, preprocessing="pytorch")
     with pytest.raises(ValueError, match="block9"):

@@ -7,8 +7,10 @@ from urllib.error import HTTPError, URLError
 import keras
 import pytest
 
+from tests.pseudo_label_cases import make_records, write_collection
 from wsss.common.errors import UserError
 from wsss.optimizers import match_groups
+from wsss.train import main
 from wsss.training.building import make_backbone, make_model, make_optimizer, new_layers
 from wsss.training.options import TrainingOptions
 
@@ -74,3 +76,11 @@ def test_weights_that_cannot_be_downloaded_name_the_flag(monkeypatch, failure):
     monkeypatch.setattr(keras.src.utils.file_utils, "get_file", get_file)
     with pytest.raises(UserError, match="--backbone_weights"):
         make_backbone(TrainingOptions(backbone="MobileNetV2"))
+
+
+def test_a_collection_without_the_split_for_evaluation_names_the_ways_out(tmp_path, capsys):
+    write_collection(str(tmp_path / "data"), make_records(4))
+    assert main(["--data", str(tmp_path / "data"), "--output", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no split `val`, only train. Train without evaluation by `--val_split none`" in line
+    assert not (tmp_path / "run").exists()

@@ -1,9 +1,13 @@
 """Pretrained CNNs as dense feature extractors: any of `keras.applications`, or a `.keras` file."""
 
+import difflib
+import functools
 import inspect
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -28,6 +32,7 @@ _NORMALIZATION = {
     "raw": ([255.0] * 3, [0.0] * 3, False),
     "none": ([1.0] * 3, [0.0] * 3, False),
 }
+_Loaded = TypeVar("_Loaded")
 _GLOBAL_LAYERS = (layers.Flatten, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
 
 
@@ -106,8 +111,7 @@ def _application(name, weights):
     functions = {_plain(known): known for known in application_names()}
     if _plain(name) not in functions:
         raise ValueError(
-            "`backbone` must be a network of keras.applications or the path of a .keras file. "
-            f"Received: {name!r}; known: {', '.join(application_names())}."
+            f"`backbone` must be a network of keras.applications or the path of a .keras file. {_hint(name)}"
         )
     if weights == "none":
         weights = None
@@ -116,7 +120,42 @@ def _application(name, weights):
             f"`weights` must be 'imagenet', 'none' or a file. Received: {weights!r}, which is no file."
         )
     function = getattr(keras.applications, functions[_plain(name)])
-    return function(include_top=False, weights=weights, input_shape=(224, 224, 3))
+    build = functools.partial(function, include_top=False, weights=weights, input_shape=(224, 224, 3))
+    return build() if weights in (None, "imagenet") else load_weights_file(build, weights, name)
+
+
+def _hint(name):
+    near = difflib.get_close_matches(_plain(name), map(_plain, application_names()), n=3)
+    known = [known for known in application_names() if _plain(known) in near] or application_names()
+    return (
+        f"Received: {name!r}; {'did you mean' if near else 'known:'} {', '.join(known)}{'?' if near else '.'}"
+    )
+
+
+def load_weights_file(load: Callable[[], _Loaded], path: str | Path, network: str) -> _Loaded:
+    """What `load` returns; a file of other weights is one line in place of Keras's list of all layers.
+
+    Args:
+        load: reads weights from a file.
+        path: of the file.
+        network: whose weights it should hold.
+
+    Raises:
+        ValueError: it holds no such weights.
+    """
+    try:
+        with warnings.catch_warnings():  # one for each layer that the file lacks
+            warnings.filterwarnings("ignore", "Skipping nested container")
+            return load()
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{path} holds no weights of {network} without its classifier (`include_top=False`), in a "
+            f".weights.h5 or .h5 file. Keras says: {_first_sentence(error)}"
+        ) from error
+
+
+def _first_sentence(error):
+    return f"{' '.join(str(error).split()).split('. ')[0].rstrip('.')[:200]}."
 
 
 def _application_preprocessing(name):

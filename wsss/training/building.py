@@ -7,7 +7,7 @@ from urllib.error import URLError
 import keras
 import tensorflow as tf
 
-from wsss.backbones.applications import build_backbone
+from wsss.backbones.applications import build_backbone, load_weights_file
 from wsss.backbones.base import Backbone, freeze
 from wsss.backbones.resnet import torchvision_backbone
 from wsss.backbones.resnet38 import OUTPUT_STRIDE as RESNET38_STRIDE
@@ -295,7 +295,7 @@ def check_data(options: TrainingOptions, strategy: Any, collection: Collection) 
             f"Received: {options.batch_size}."
         )
     if options.measures:
-        collection.shard_paths(options.val_split)
+        _require_val_split(options.val_split, collection)
     if options.learns_from_masks and not collection.has_targets:
         raise UserError(
             f"--model {options.model} learns from masks; the collection {options.data} has none. Give "
@@ -312,6 +312,15 @@ def check_data(options: TrainingOptions, strategy: Any, collection: Collection) 
     make_augmentation(options)
 
 
+def _require_val_split(split, collection):
+    if split not in collection.shard_lengths:
+        raise UserError(
+            f"--val_split: {collection.directory} has no split `{split}`, only "
+            f"{', '.join(collection.shard_lengths)}. Train without evaluation by `--val_split none`, or "
+            "prepare the collection with `--val_fraction 0.1`."
+        )
+
+
 def _with_weights(options, backbone):
     """Weights and frozen layers for the networks that `build_backbone` does not know."""
     network = keras.Model(backbone.input, backbone.feature)
@@ -321,7 +330,7 @@ def _with_weights(options, backbone):
             f"There are no such weights of {options.backbone}; give --backbone_weights none or FILE."
         )
     if weights != "none":
-        network.load_weights(weights)
+        load_weights_file(lambda: network.load_weights(weights), weights, options.backbone)
     freeze(network, options.freeze_batch_norm, options.frozen_layers, options.frozen_fraction)
     return backbone
 
