@@ -9,7 +9,18 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `wsss.train`, also for what trains in this process
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # on a card JAX would multiply in TF32
 SHARED = Path(os.environ.get("WSSS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+NUMERICS = {"ops", "layers", "models"}  # rooms of Keras code, whose tests also hold on a card
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the numerics, for `KERAS_BACKEND=jax python -m pytest -m gpu` on a machine with a card."""
+    for item in items:
+        if item.path.parent.name in NUMERICS and item.path.parents[1] == Path(__file__).parent:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.hookimpl(tryfirst=True)  # before any fixture makes what the backend cannot use
