@@ -94,6 +94,13 @@ def test_all_splits_of_a_collection_are_exported_twice_with_equal_bytes(tmp_path
     assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize(("split", "expected"), [("all", {"train": 2, "val": 1}), ("val", {"val": 1})])
+def test_splits_of_a_collection_can_be_chosen(tmp_path, split, expected):
+    write_collection(tmp_path / "shards")
+    summary = export_masks(str(tmp_path / "shards"), str(tmp_path / "out"), format="voc", split=split)
+    assert summary["splits"] == expected
+
+
 def test_voc_masks_are_the_label_maps_byte_for_byte(photographs):
     root, masks = photographs
     export(root / "labels", "--format", "voc", "--output", root / "out")

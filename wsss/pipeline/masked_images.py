@@ -128,7 +128,7 @@ def _of_collection(path, split, classes):
     collection = open_collection(path)
     if not collection.has_masks:
         raise UserError(f"{path} has no masks. Name pseudo labels, or a collection with masks.")
-    splits = [split] if split else list(collection.split_sizes)
+    splits = [split] if split not in ("", "all") else list(collection.split_sizes)
     count = sum(len(collection.shard_paths(each)) and collection.split_sizes[each] for each in splits)
     names = read_class_names(classes) if classes else collection.class_names
 

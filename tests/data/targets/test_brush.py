@@ -16,6 +16,15 @@ def test_what_is_encoded_is_decoded(inside):
     np.testing.assert_array_equal(decode_brush(encode_brush(inside), *inside.shape), inside)
 
 
+def test_the_bytes_are_these():
+    """32 bits of 8 values, 5 of the word size less 1, 4 sizes less 1; then two runs of 4 values each."""
+    bits = f"{8:032b}{7:05b}" + "0010" + "0011" + "0111" + "1111"
+    bits += "1" + "00" + "011" + "11111111" + "1" + "00" + "011" + "00000000"
+    bits = bits.ljust(88, "0")
+    expected = [int(bits[place : place + 8], 2) for place in range(0, 88, 8)]
+    assert encode_brush(np.array([[True, False]])) == expected
+
+
 def test_a_run_is_cut_where_it_is_too_long_for_16_bits():
     inside = np.ones((200, 200), bool)
     np.testing.assert_array_equal(decode_brush(encode_brush(inside), 200, 200), inside)
