@@ -58,10 +58,11 @@ def label(options: "Options", beam_argv: Sequence[str] = ()) -> int:
     for warning in result.warnings:
         print("warning:", warning)
     print(result.line, "→", result.output)
-    print(f"Report: {io.join(result.output, 'report.html')}")
+    total = result.labeled + result.failed
+    if total:
+        print(f"Report: {io.join(result.output, 'report.html')}")
     if result.failed:
         print(f"Why images failed stands in {io.join(result.output, 'errors.jsonl')}.")
-    total = result.labeled + result.failed
     if total and result.failed / total > options.max_error_rate:
         print(
             f"error: {result.failed} of {total} images failed, more than --max_error_rate "

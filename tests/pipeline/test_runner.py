@@ -6,13 +6,20 @@ import os
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from wsss.common.cli import Parser
 from wsss.common.errors import UserError
-from wsss.pipeline.runner import check_paths, is_local, make_pipeline, run, split_arguments
+from wsss.pipeline.runner import (
+    check_paths,
+    is_local,
+    make_pipeline,
+    run,
+    runs_nothing,
+    split_arguments,
+)
 
 
 def _parser():
@@ -35,6 +42,20 @@ def test_a_misspelled_flag_is_an_error_that_names_the_right_one():
         split_arguments(["--outptu", "x"], _parser())
     with pytest.raises(UserError, match="stray"):
         split_arguments(["stray"], _parser())
+
+
+@pytest.mark.parametrize("flag", [["--object_reuse"], ["--max_bundle_size=9"], ["--execution_mode", "BATCH"]])
+def test_a_portable_runner_gets_flags_that_beam_does_not_know(flag):
+    argv = ["--runner=FlinkRunner", *flag]
+    assert split_arguments(["--output=x", *argv], _parser())[1] == argv
+    with pytest.raises(UserError, match=flag[0].split("=")[0]):
+        split_arguments([*flag, "--runner=DataflowRunner"], _parser())
+
+
+def test_slips_are_errors_for_a_portable_runner_too():
+    for argument in ("--outputs=x", "--flink_mastr=host", "stray"):
+        with pytest.raises(UserError, match=argument.split("=")[0]):
+            split_arguments([argument, "--runner=FlinkRunner"], _parser())
 
 
 def test_a_value_that_beam_cannot_read_is_an_error():
@@ -129,3 +150,68 @@ def test_paths_that_dataflow_cannot_reach_are_refused_before_submission():
         check_paths(["--runner=DataflowRunner"], paths)
     check_paths(["--runner=DataflowRunner"], {**paths, "output": "gs://bucket/labels"})
     check_paths(["--runner=FlinkRunner"], paths)
+
+
+class ClusterPipeline:
+    """A pipeline whose job runs elsewhere, and ends by what `wait` raises."""
+
+    options = PipelineOptions(["--project=p", "--region=r"])
+
+    def __init__(self, wait, cancel=None):
+        self._wait, self._cancel, self.canceled = wait, cancel, False
+
+    def run(self):
+        return self
+
+    def job_id(self):
+        return "job-1"
+
+    def wait_until_finish(self):
+        raise self._wait
+
+    def cancel(self):
+        self.canceled = True
+        if self._cancel:
+            raise self._cancel
+
+
+def test_an_interrupt_cancels_the_job_on_the_cluster(caplog):
+    pipeline = ClusterPipeline(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(pipeline)
+    assert pipeline.canceled
+    assert "The job job-1 is canceled" in caplog.text
+
+
+def test_a_job_that_cannot_be_cancelled_is_named_with_the_command_that_does():
+    pipeline = ClusterPipeline(KeyboardInterrupt(), RuntimeError("no route"))
+    with pytest.raises(
+        UserError, match=r"job-1 .*no route.*`gcloud dataflow jobs cancel job-1 .*--region=r`"
+    ):
+        run(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Traceback …\n  File x\nZeroDivisionError: a fault\n", "ZeroDivisionError: a fault"),
+        (
+            "Traceback …\nwsss.common.errors.UserError: The model is `bad`. [while running 'Stage']",
+            "The model is `bad`",
+        ),
+        ("Quota exceeded.", "Quota exceeded"),
+    ],
+)
+def test_a_job_that_failed_is_one_line_with_its_page_and_the_reason(message, reason):
+    with pytest.raises(UserError) as raised:
+        run(ClusterPipeline(RuntimeError(message)))
+    page = "https://console.cloud.google.com/dataflow/jobs/r/job-1?project=p"
+    assert str(raised.value) == f"The job job-1 failed: {reason}. See {page}."
+
+
+@pytest.mark.parametrize(
+    ("flag", "instead"), [("--dry_run=True", "a dry run"), ("--template_location=gs://b/t", "a template")]
+)
+def test_what_runs_nothing_is_known_by_its_flags(flag, instead):
+    assert runs_nothing([flag]) == instead
+    assert not runs_nothing([])

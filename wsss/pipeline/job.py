@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import apache_beam as beam
 
 from wsss.common import io
+from wsss.common.errors import UserError
 from wsss.pipeline import progress
 from wsss.pipeline.calibration import Calibration, calibrated_threshold, keep_calibration
 from wsss.pipeline.graph import LabelShards, WriteSettings
@@ -15,7 +16,7 @@ from wsss.pipeline.inputs import Inputs, open_inputs
 from wsss.pipeline.options import ADAPTATION, AUTO, Options, resolve
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import Plan, plan_job, record_files, remove_retired, waves
-from wsss.pipeline.runner import check_paths, images_in_a_wave, make_pipeline, run
+from wsss.pipeline.runner import check_paths, images_in_a_wave, make_pipeline, run, runs_nothing
 from wsss.pipeline.stages.manifest import read_manifests, written_files
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.read import InputShard, open_images, sample
@@ -57,6 +58,11 @@ def make_pseudo_labels(
         if options.threshold_adaptation is None:
             weight = ADAPTATION if known.is_calibrated else 0.0
             options = dataclasses.replace(options, threshold_adaptation=weight)
+    instead = runs_nothing(beam_argv)
+    if instead and (options.refine == AUTO or options.background_threshold == "auto"):
+        raise UserError(
+            f"`auto` is chosen in a job of its own, before {instead}. Name the threshold and the refinement."
+        )
     paths = {"model": model.model_path, "affinity_model": options.affinity_model}
     check_paths(beam_argv, {**paths, "data": options.data, "output": options.output})
     images = open_images(
@@ -91,6 +97,10 @@ def make_pseudo_labels(
     if plan.finished:
         announce(f"{plan.finished} of {len(images.shards)} shards are done already.")
     threshold, choice = _label(options, inputs, plan, layout, beam_argv, announce)
+    if instead:
+        return LabelResult(
+            options.output, 0, 0, None, threshold, f"This was {instead}; no image is labeled", ()
+        )
     manifests = read_manifests(layout)
     remove_retired(layout, manifests.values())
     in_order = [manifests[shard.name] for shard in images.shards]

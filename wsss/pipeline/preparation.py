@@ -14,7 +14,7 @@ from wsss.common.errors import UserError
 from wsss.common.output_folder import claim
 from wsss.data.images import MAX_PIXELS
 from wsss.pipeline import progress
-from wsss.pipeline.runner import make_pipeline, run
+from wsss.pipeline.runner import check_paths, make_pipeline, run, runs_nothing
 from wsss.pipeline.stages import collection as shards
 
 _METADATA = (
@@ -152,6 +152,14 @@ def make_collection(options: Options, beam_argv: Sequence[str] = ()) -> dict[str
         UserError: the source or the output folder cannot be used.
     """
     make_pipeline(beam_argv)  # a wrong flag is reported before the work
+    check_paths(
+        beam_argv, {name: getattr(options, name) for name in ("images", "masks", "voc", "coco", "output")}
+    )
+    instead = runs_nothing(beam_argv)
+    if instead:
+        raise UserError(
+            f"`wsss.prepare` completes the collection after the job; after {instead} there is none."
+        )
     source, images = _open_source(options)
     coding, notes = _find_mask_coding(options, source)
     folder = _claim_output(options, source)

@@ -8,18 +8,26 @@ which Beam wraps, comes out of `run` as it was raised.
 
 import argparse
 import contextlib
+import difflib
 import logging
 import re
 from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    TestOptions,
+)
 from apache_beam.runners.runner import create_runner
 
 from wsss.common import compat, io
 from wsss.common.cli import Parser, unknown_flag
 from wsss.common.errors import UserError
+from wsss.pipeline.remote_job import RemoteJob
 
+_logger = logging.getLogger(__name__)
 _LOCAL_RUNNERS = frozenset({"direct", "fnapi"})
 # Warnings of Beam in every local run, though nothing is amiss; those of workers come from the second logger.
 _LOGGERS = (None, "apache_beam.runners.portability.local_job_service")
@@ -51,16 +59,22 @@ def split_arguments(argv: Sequence[str] | None, parser: Parser) -> tuple[argpars
         parser: the program's `wsss.common.cli.Parser`.
 
     Returns:
-        `(namespace, beam_argv)`: the program's flags parsed, and the rest, every one of which Beam knows.
+        `(namespace, beam_argv)`: the program's flags parsed, and the rest. Beam knows every one of them, but
+        for a portable runner, which has flags of its own, such as Flink's `--object_reuse`.
 
     Raises:
-        UserError: a flag that neither knows, or a value that Beam cannot read.
+        UserError: a flag that neither knows, or that is nearly one that they know, or a value that Beam
+            cannot read.
     """
     namespace, beam_argv = parser.parse_known_args(argv)
     known = _beam_parser()
     _, unknown = known.parse_known_args(beam_argv)
-    if unknown:
+    if unknown and not _is_portable(beam_argv):
         raise unknown_flag(unknown[0], parser, known)
+    for index, text in enumerate(unknown):
+        is_value = index > 0 and not text.startswith("-")  # of the flag before
+        if not is_value and _resembles(text, parser, known):
+            raise unknown_flag(text, parser, known)
     return namespace, beam_argv
 
 
@@ -88,22 +102,56 @@ def make_pipeline(beam_argv: Sequence[str] = ()) -> beam.Pipeline:
         create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"`--runner` must name a Beam runner, such as DirectRunner. {error}") from error
-    return beam.Pipeline(options=options)
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:  # what Beam misses among the flags, a line each
+        _, *problems = str(error).splitlines()
+        raise UserError(f"Beam's flags: {' '.join(problems) or error}") from error
 
 
 def run(pipeline: beam.Pipeline) -> None:
-    """Runs a pipeline to its end.
+    """Runs a pipeline to its end. An interrupt stops it, also on a cluster.
+
+    A template, or what a dry run would submit, is not run.
 
     Raises:
-        UserError: what a worker refused, or a path that it could not use, named in one line.
+        UserError: what a worker refused, or a path that it could not use, named in one line; on a cluster,
+            that the job failed, with its page and the reason.
         KeyboardInterrupt: the user stopped a worker.
         Exception: what else a worker or the runner raised.
     """
     with _quiet_errors():
         try:
-            pipeline.run().wait_until_finish()
+            result = pipeline.run()
         except Exception as error:
             raise _root_cause(error) from error
+        if not getattr(result, "has_job", True):  # of Dataflow, which has written a template
+            return
+        _wait(result, pipeline)
+
+
+def _wait(result, pipeline):
+    """Waits for a job; on this machine it has ended already."""
+    try:
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        job = RemoteJob.of(result, pipeline.options)
+        job.cancel(result)
+        _logger.warning("The job %s is canceled.", job.id)
+        raise
+    except Exception as error:
+        cause = _root_cause(error)
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from error
+        raise RemoteJob.of(result, pipeline.options).failure(cause) from error
+
+
+def runs_nothing(beam_argv: Sequence[str]) -> str:
+    """What the flags ask for in place of a run: `a dry run`, `a template`, or nothing."""
+    options = _options(beam_argv)
+    if options.view_as(TestOptions).dry_run:
+        return "a dry run"
+    return "a template" if options.view_as(GoogleCloudOptions).template_location else ""
 
 
 def check_paths(beam_argv: Sequence[str], paths: Mapping[str, str]) -> None:
@@ -138,6 +186,18 @@ def images_in_a_wave(beam_argv: Sequence[str], images_per_wave: int = 0) -> floa
 def is_local(beam_argv: Sequence[str] = ()) -> bool:
     """Whether the flags ask for a run on this machine by Beam's local runner, the default."""
     return _runner_name(beam_argv) in _LOCAL_RUNNERS
+
+
+def _is_portable(beam_argv):
+    """Whether the runner is one that Beam's Python knows by its job service only, and so not by its flags."""
+    return _runner_name(beam_argv) in ("portable", "flink", "spark", "prism", "switching")
+
+
+def _resembles(text, *parsers):
+    """Whether an argument is no flag, or nearly one of the parsers' flags: a slip, and not for the runner."""
+    flags = {flag for parser in parsers for flag in compat.flags_of(parser)}
+    near = difflib.get_close_matches(text.split("=")[0], flags, n=1, cutoff=0.85)
+    return not text.startswith("--") or bool(near)
 
 
 def _runner_name(beam_argv):
