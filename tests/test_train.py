@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -156,6 +157,18 @@ def test_a_users_mistake_is_one_line_and_code_2(flags, named, data, tmp_path, ca
     assert "\n" not in written
     assert named in written
     assert not io.exists(output), "a mistake leaves nothing behind"
+
+
+@pytest.mark.slow
+def test_images_that_are_too_small_for_a_backbone_are_one_line(data, tmp_path, capsys):
+    image = keras.Input((None, None, 3))
+    feature = keras.layers.Conv2D(4, 8, strides=8, padding="same")(image)
+    keras.Model(image, keras.layers.Conv2D(4, 7)(feature)).save(tmp_path / "wide.keras")
+    flags = {"backbone": str(tmp_path / "wide.keras"), "model": "classifier", "image_size": 32}
+    assert main(command_line(data, str(tmp_path / "run"), **flags)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: --image_size 32")
+    assert "too small for --backbone" in line
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The training loop around `Model.fit`: build, restore, fit, restart, save."""
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from typing import Any
 import keras
 
 from wsss.common import io
+from wsss.common.errors import UserError
 from wsss.data.dataset import Collection
 from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
@@ -122,17 +124,18 @@ class _Attempt:
             steps = self._steps - start.step
             self._model.steps_per_execution = self._settings.steps_at_once(steps)
             self._model.make_train_function(force=True)
-            self._model.fit(
-                building.make_dataset(
-                    self.options, self._collection, self._backbone.pad_value, self._strategy, start
-                ),
-                initial_epoch=start.epoch,
-                epochs=last,
-                steps_per_epoch=steps,
-                callbacks=[*listeners, *watching, self.keeper],
-                verbose=1 if self._chief and on_terminal() else 0,
-                shuffle=False,
-            )
+            with _small_images_named(self.options):
+                self._model.fit(
+                    building.make_dataset(
+                        self.options, self._collection, self._backbone.pad_value, self._strategy, start
+                    ),
+                    initial_epoch=start.epoch,
+                    epochs=last,
+                    steps_per_epoch=steps,
+                    callbacks=[*listeners, *watching, self.keeper],
+                    verbose=1 if self._chief and on_terminal() else 0,
+                    shuffle=False,
+                )
             if self._model.stop_training:
                 break
 
@@ -152,6 +155,21 @@ class _Attempt:
 
 
 _REMEDY = "Try a lower --learning_rate or more --epochs, and check the tags or masks."
+
+
+@contextlib.contextmanager
+def _small_images_named(options: TrainingOptions) -> Iterator[None]:
+    """Turns the error of a convolution that its map is too small for into a line about the images."""
+    try:
+        yield
+    except ValueError as error:
+        if "Negative dimension size" not in str(error):
+            raise
+        view = f", --view_scale {options.view_scale:g}" if options.view_scale else ""
+        raise UserError(
+            f"--image_size {options.image_size}{view} is too small for --backbone {options.backbone}: one of "
+            "its maps has fewer cells than a convolution needs. Take larger ones, with --overwrite."
+        ) from error
 
 
 def spans(progress: Progress, epochs: int) -> Iterator[tuple[Progress, int]]:
