@@ -1,4 +1,4 @@
-"""The evaluation program: figures by hand, on every kind of input."""
+"""The evaluation program: metrics by hand, on every kind of input."""
 
 import dataclasses
 import json
@@ -40,14 +40,14 @@ def evaluate(tmp_path, predictions, truth, *flags, overwrite=True):
 
 
 def test_masks_are_counted_as_by_hand(tmp_path, truth, capsys):
-    code, figures = evaluate(tmp_path, write_masks(tmp_path / "predicted", PREDICTED), truth)
+    code, metrics = evaluate(tmp_path, write_masks(tmp_path / "predicted", PREDICTED), truth)
     assert code == 0
-    classes = figures["classes"]
+    classes = metrics["classes"]
     assert classes["background"] == {"iou": 0.5, "true_positives": 2, "predicted": 3, "truth": 3}
     assert classes["cat"] == {"iou": 5 / 7, "true_positives": 5, "predicted": 6, "truth": 6}
     assert classes["dog"] == {"iou": 0.5, "true_positives": 1, "predicted": 1, "truth": 2}
-    assert figures["miou"] == pytest.approx((0.5 + 5 / 7 + 0.5) / 3)
-    assert figures["predicted_fraction_of_pixels"] == pytest.approx(10 / 11)
+    assert metrics["miou"] == pytest.approx((0.5 + 5 / 7 + 0.5) / 3)
+    assert metrics["predicted_fraction_of_pixels"] == pytest.approx(10 / 11)
     printed = capsys.readouterr().out
     assert "57.1" in printed
     assert "90.91 % of the pixels predicted" in printed
@@ -57,19 +57,19 @@ def test_masks_are_counted_as_by_hand(tmp_path, truth, capsys):
 @pytest.mark.parametrize(("ignored", "dog", "background"), [("skip", 1.0, 0.5), ("background", 0.5, 0.4)])
 def test_ignored_predictions_count_as_the_option_says(tmp_path, truth, ignored, dog, background):
     predicted = write_masks(tmp_path / "predicted", PREDICTED)
-    _, figures = evaluate(tmp_path, predicted, truth, "--ignored_prediction", ignored)
-    assert figures["classes"]["dog"]["iou"] == pytest.approx(dog)
-    assert figures["classes"]["background"]["iou"] == pytest.approx(background)
+    _, metrics = evaluate(tmp_path, predicted, truth, "--ignored_prediction", ignored)
+    assert metrics["classes"]["dog"]["iou"] == pytest.approx(dog)
+    assert metrics["classes"]["background"]["iou"] == pytest.approx(background)
 
 
 def test_a_missing_prediction_counts_unless_it_is_left_out(tmp_path, truth):
     predicted = write_masks(tmp_path / "predicted", {key: PREDICTED[key] for key in ("a", "b")})
-    _, figures = evaluate(tmp_path, predicted, truth)
-    assert figures["images"] == {"compared": 2, "missing": 1}
-    assert figures["missing"] == ["sub/c"]
-    assert figures["classes"]["cat"]["truth"] == 6
-    _, figures = evaluate(tmp_path, predicted, truth, "--skip_missing")
-    assert figures["classes"]["cat"]["truth"] == 2
+    _, metrics = evaluate(tmp_path, predicted, truth)
+    assert metrics["images"] == {"compared": 2, "missing": 1}
+    assert metrics["missing"] == ["sub/c"]
+    assert metrics["classes"]["cat"]["truth"] == 6
+    _, metrics = evaluate(tmp_path, predicted, truth, "--skip_missing")
+    assert metrics["classes"]["cat"]["truth"] == 2
 
 
 def test_scores_give_the_whole_curve(tmp_path, truth):
@@ -77,17 +77,17 @@ def test_scores_give_the_whole_curve(tmp_path, truth):
     for image_id, mask in TRUTH.items():
         scores = np.where(np.array([mask]) == 1, 0.5, 0.25).astype(np.float32)
         io.write_bytes(str(folder / f"{image_id}.npz"), encode_scores(scores, [0]))
-    code, figures = evaluate(tmp_path, folder, truth)
+    code, metrics = evaluate(tmp_path, folder, truth)
     assert code == 0
-    assert figures["background_threshold"]["tuned_on_these_images"] is True
-    assert figures["background_threshold"]["best"] == 0.25
-    assert figures["classes"]["cat"]["iou"] == 1.0
-    assert figures["classes"]["dog"]["iou"] == 0.0
+    assert metrics["background_threshold"]["tuned_on_these_images"] is True
+    assert metrics["background_threshold"]["best"] == 0.25
+    assert metrics["classes"]["cat"]["iou"] == 1.0
+    assert metrics["classes"]["dog"]["iou"] == 0.0
     assert len((tmp_path / "evaluation" / "threshold_curve.csv").read_text().splitlines()) == 61
     assert (tmp_path / "evaluation" / "threshold_curve.png").read_bytes().startswith(b"\x89PNG")
-    _, figures = evaluate(tmp_path, folder, truth, "--background_threshold", "0.005")
-    assert figures["background_threshold"]["used"] == 0.005
-    assert figures["classes"]["cat"]["predicted"] == 11
+    _, metrics = evaluate(tmp_path, folder, truth, "--background_threshold", "0.005")
+    assert metrics["background_threshold"]["used"] == 0.005
+    assert metrics["classes"]["cat"]["predicted"] == 11
 
 
 def test_collections_are_read_on_both_sides(tmp_path, capsys):
@@ -188,8 +188,8 @@ def test_a_finished_evaluation_is_replaced_with_overwrite_only(tmp_path, truth, 
     assert "pass `--overwrite` to replace it" in capsys.readouterr().err
     assert evaluate(tmp_path, tmp_path / "nowhere", truth)[0] == 2
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
-    code, figures = evaluate(tmp_path, masks, truth)
+    code, metrics = evaluate(tmp_path, masks, truth)
     assert code == 0
-    assert "predicted_fraction_of_pixels" in figures
+    assert "predicted_fraction_of_pixels" in metrics
     left = {path.name for path in output.iterdir() if not path.name.startswith(".")}
     assert left == {"wsss_output.json", "metrics.json", "classes.csv", "notes.txt"}

@@ -79,16 +79,16 @@ def test_loss_is_the_published_sum_of_its_terms():
     model.compile(keras.optimizers.SGD(0.0))
     images, labels = squares(2)
     labels[0, :, 40:] = 255
-    figures = model.evaluate(images, labels, verbose=0, return_dict=True)
+    metrics = model.evaluate(images, labels, verbose=0, return_dict=True)
     outputs = model(images)
     offsets = path_offsets(RADIUS)
     pairs = pair_labels(labels[:, 2::4, 2::4], offsets)
     affinity = affinity_loss(path_affinity(keras.ops.sigmoid(outputs["edge"]), RADIUS), pairs)
     displacement = displacement_loss(outputs["displacement"], pairs, offsets)
     for name, expected in zip(model.LOSS_TERMS, (*affinity, *displacement), strict=True):
-        assert figures[name] == pytest.approx(float(values(expected)), rel=1e-5), name
+        assert metrics[name] == pytest.approx(float(values(expected)), rel=1e-5), name
     total = float(values(affinity.total + displacement.total))
-    assert figures["loss"] == pytest.approx(total, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(total, rel=1e-5)
 
 
 def test_saved_model_is_the_same_model(trained, tmp_path):

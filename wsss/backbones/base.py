@@ -47,7 +47,7 @@ class Backbone:
     def correlation_feature(
         self, channels: tuple[int, int] = (64, 128), embedding: int = 192, standardize: bool = False
     ) -> Any:
-        """A new embedding of color, the two stages before the last: what SEAM compares pixels by.
+        """SEAM's feature for pixel correlation: embedded colors and the two stages before the last.
 
         Args:
             channels: channels of the two embedded stages.
@@ -73,7 +73,7 @@ class Backbone:
 def freeze(
     model: keras.Model, batch_norm: bool = True, prefixes: Sequence[str] = (), fraction: float = 0.0
 ) -> None:
-    """Stops layers of `model` from learning.
+    """Freezes batch normalization and chosen layers of a model, so that training leaves them alone.
 
     Args:
         model: `keras.Model`.

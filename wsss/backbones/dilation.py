@@ -87,7 +87,7 @@ class DilatedPooling2D(keras.layers.Layer):
 
 
 def to_dense(model: keras.Model, image: Any, output_stride: int) -> DenseNetwork:
-    """Rebuilds a functional CNN on another input, with no stride beyond `output_stride`.
+    """Rebuilds a functional CNN with dilated convolutions in place of strides beyond `output_stride`.
 
     Every layer that would pass `output_stride` gets stride 1, and all layers after it get that much more
     dilation, so that each sees the cells that it saw in the original network. Layers are copied with their

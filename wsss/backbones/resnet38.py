@@ -19,7 +19,7 @@ EPSILON = 1e-5  # of every batch normalization
 
 
 class ResNet38Features(NamedTuple):
-    """Symbolic tensors of the network.
+    """Feature maps of ResNet-38d, as symbolic Keras tensors.
 
     Attributes:
         image: RGB in [0, 1], (batch, height, width, 3).

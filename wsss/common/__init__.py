@@ -1,1 +1,1 @@
-"""What every part of the package uses: constants, errors, command lines, files, TensorFlow's import."""
+"""Shared by all packages: constants, errors, command lines, files, fingerprints, TensorFlow's import."""

@@ -1,1 +1,1 @@
-"""Collections, the record format, and tf.data input."""
+"""Collections of images with tags or masks: reading them, the record format, augmentation, tf.data."""

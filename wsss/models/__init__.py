@@ -1,4 +1,4 @@
-"""Models that are trained; importing this module registers every class that their `.keras` files name."""
+"""Trainable Keras models; importing this module registers every class that their `.keras` files name."""
 
 # The first lines register the layers and optimizers that a saved file may name.
 from wsss import optimizers  # noqa: F401

@@ -100,7 +100,7 @@ class CamClassifier(keras.Model):
 
     @classmethod
     def from_backbone(cls, backbone: Backbone, classes: int, **options) -> CamClassifier:
-        """The model on a backbone's features.
+        """Builds the model on the features of a backbone.
 
         Args:
             backbone: `Backbone`.
@@ -242,7 +242,7 @@ class CamClassifier(keras.Model):
 
     @classmethod
     def load(cls, filepath: str | os.PathLike, **config) -> CamClassifier:
-        """The saved model.
+        """Loads a model that was saved.
 
         Args:
             filepath: path of a `.keras` file, or of a `.h5` file that `save` wrote.

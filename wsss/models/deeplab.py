@@ -77,7 +77,7 @@ class DeepLab(keras.Model):
 
     @classmethod
     def from_backbone(cls, backbone: Backbone, classes: int, *, name: str = "deeplab", **options) -> DeepLab:
-        """The model on a backbone's features.
+        """Builds the model on the features of a backbone.
 
         Args:
             backbone: `Backbone`.

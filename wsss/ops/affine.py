@@ -27,7 +27,7 @@ class AffineMap(NamedTuple):
 
 
 def affine_map(code: Any, args: Any) -> AffineMap:
-    """The transforms that codes and arguments stand for.
+    """Affine transforms of images from their codes and arguments.
 
     | code | kind | arguments |
     |---|---|---|

@@ -68,7 +68,7 @@ def pixel_prototype_contrast(
         other: `ContrastView`; after resizing to `grid`, its pixels must be those of `view`.
         image_labels: float 0/1 (batch, K).
         sampled: for each view bool (batch * grid,), the pixels taken in addition to the hard ones in
-            the intra-view term, or None: as large a share of each class as is not hard, by `sample_pixels`.
+            the intra-view term, or None: `sample_pixels` takes as many of each class as are not hard.
         seed: int, `keras.random.SeedGenerator`, or None: see `sample_pixels`.
         grid: `(height, width)` to which all maps are resized (aligned corners).
         background_threshold: in [0, 1], the background's score at every pixel.
@@ -225,8 +225,8 @@ def intra_view_contrast(
         temperature: > 0.
         negative_ranks: `(first, end)`, 0 = most similar; clipped to the number of prototypes.
         hard_pixel_range: `(first, end)` in [0, 1]: of the pixels of a class, sorted from the least similar
-            to their prototype, the share at `end` (rounded down) ends the hard ones, and `end - first` of the
-            pixels (rounded down) are hard.
+            to their prototype, the fraction at `end` (rounded down) ends the hard ones, and `end - first` of
+            the pixels (rounded down) are hard.
 
     Returns:
         float scalar: the sum over classes of the mean over their chosen pixels, by present classes.

@@ -172,8 +172,8 @@ def _normalize(weights, offsets, stencil):
                         weight = weights[k, y, x]
                         if second:
                             stencil[y, x // size, k, x % size] = weight / sums[y, x]
-                            share = weight / sums[y + dy, x + dx]
-                            stencil[y + dy, (x + dx) // size, pairs + k, (x + dx) % size] = share
+                            probability = weight / sums[y + dy, x + dx]
+                            stencil[y + dy, (x + dx) // size, pairs + k, (x + dx) % size] = probability
                         else:
                             sums[y, x] += weight
                             sums[y + dy, x + dx] += weight

@@ -1,1 +1,1 @@
-"""What the training program is made of: options, strategies, the run directory, checkpoints, callbacks."""
+"""Training of models: options, strategies, the run directory, checkpoints, callbacks and the loop."""

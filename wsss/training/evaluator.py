@@ -157,7 +157,7 @@ def _truth(record):
 
 
 def _square(picture):
-    """The picture shrunk into a white square, without interpolation: pictures of all sizes share a shape."""
+    """The picture shrunk into a white square, without interpolation, so that pictures can be stacked."""
     height, width = picture.shape[:2]
     scale = PICTURE_SIDE / max(height, width)
     rows = (np.arange(max(1, round(height * scale))) / scale).astype(int).clip(0, height - 1)

@@ -164,7 +164,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name.
+    """The `Preset` of a published system, by its name.
 
     Raises:
         ValueError: there is none; the message lists those there are.

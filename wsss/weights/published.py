@@ -63,13 +63,13 @@ def published_pixel2prototype(
 
 
 def published_affinity(**options) -> AffinityNet:
-    """`resnet38_aff`."""
+    """`resnet38_aff`: AffinityNet on ResNet-38d."""
     backbone = resnet38_backbone(**options)
     return AffinityNet(backbone.input, affinity_feature(*backbone.stages.values()))
 
 
 def published_irnet(**options) -> IRNet:
-    """`resnet50_irn`."""
+    """`resnet50_irn`: IRN, class boundaries and displacements, on ResNet-50."""
     return IRNet(network=irn_edge(**options))
 
 

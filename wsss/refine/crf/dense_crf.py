@@ -155,7 +155,7 @@ class DenseCRF:
     ) -> list[np.ndarray]: ...
 
     def infer(self, unaries, iterations=None, copies=None):
-        """Probability of each label at each pixel.
+        """Refines label energies by mean-field inference: the probability of each label at each pixel.
 
         Args:
             unaries: float (height, width, labels), energies (-log probability, lower is likelier; see
@@ -267,12 +267,12 @@ def _average(array, side, result):
     for y in range(result.shape[0]):
         for x in range(result.shape[1]):
             bottom, right = min((y + 1) * side, array.shape[0]), min((x + 1) * side, array.shape[1])
-            share = np.float32(1 / ((bottom - y * side) * (right - x * side)))
+            weight = np.float32(1 / ((bottom - y * side) * (right - x * side)))
             result[y, x] = 0
             for row in range(y * side, bottom):
                 for column in range(x * side, right):
                     for channel in range(array.shape[2]):
-                        result[y, x, channel] += share * array[row, column, channel]
+                        result[y, x, channel] += weight * array[row, column, channel]
 
 
 @njit(nogil=True, cache=True)

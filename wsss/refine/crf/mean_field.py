@@ -60,7 +60,7 @@ def mean_field(
     copies: np.ndarray,
     iterations: int,
 ) -> list[np.ndarray]:
-    """Refined probabilities of each unary.
+    """Mean-field inference of a dense CRF: the refined label probabilities of each unary.
 
     Args:
         bilateral, gaussian: lattices of the image, from `build_lattice`.
@@ -250,6 +250,6 @@ def _softmax_spans(vector_lanes, values, count, copies):
             vector = exp(load(vector_lanes, values[plane], i) - top)
             store(values[plane], i, vector)
             total = multiply_add(vector, load(vector_lanes, copies[plane], 0), total)
-        share = one / all_sum(total)
+        scale = one / all_sum(total)
         for plane in range(values.shape[0]):
-            store(values[plane], i, share * load(vector_lanes, values[plane], i))
+            store(values[plane], i, scale * load(vector_lanes, values[plane], i))
