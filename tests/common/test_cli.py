@@ -77,10 +77,15 @@ def test_help_shows_defaults_and_hides_older_spellings():
     assert "no_mirror" not in text
 
 
+def parser_of(name):
+    """The parser of a program; where its options are many they have a module of their own."""
+    modules = {"train": "wsss.training.options", "pseudo_labels": "wsss.pipeline.options"}
+    return importlib.import_module(modules.get(name, f"wsss.{name}")).make_parser()
+
+
 @pytest.mark.parametrize("name", ["prepare", "train", "pseudo_labels", "predict", "evaluate", "demo"])
 def test_the_help_of_each_program_lists_its_flags(name):
-    command = importlib.import_module("wsss.training.options" if name == "train" else f"wsss.{name}")
-    text = command.make_parser().format_help()
+    text = parser_of(name).format_help()
     assert text.count("--") > 5
     assert "SUPPRESS" not in text
 
@@ -108,5 +113,4 @@ def test_the_help_of_each_program_lists_its_flags(name):
     ],
 )
 def test_flags_of_0_1_0_keep_their_meaning(name, required, flags, field, value):
-    parser = importlib.import_module(f"wsss.{name}").make_parser()
-    assert getattr(parser.parse_args([*required, *flags]), field) == value
+    assert getattr(parser_of(name).parse_args([*required, *flags]), field) == value

@@ -54,7 +54,7 @@ def test_importing_tensorflow_says_nothing():
         (["wsss.train", "--data", "./nowhere"], "nowhere"),
         (["wsss.train", "--epoch", "3"], "Did you mean `--epochs`?"),
         (["wsss.pseudo_labels", "--model", "nowhere"], "nowhere"),
-        (["wsss.predict", "--model", "a.txt", "--images", "b", "--output", "c"], "a.txt"),
+        (["wsss.predict", "--model", "a.txt", "--images", "b", "--output", "c"], "--images"),
         (["wsss.evaluate", "--predictions", "nowhere", "--truth", "nowhere"], "nowhere"),
         (["wsss.convert", "nowhere.pth", "out.keras"], "nowhere.pth"),
         (["wsss.report", "nowhere"], "nowhere"),
