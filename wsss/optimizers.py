@@ -273,8 +273,8 @@ class PolynomialSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Example:
         >>> schedule = PolynomialSchedule(0.1, total_steps=100, power=0.9)
-        >>> [round(float(schedule(step)), 4) for step in (0, 50, 99, 200)]
-        [0.1, 0.0536, 0.0016, 0.0016]
+        >>> print(*(f"{float(schedule(step)):.4f}" for step in (0, 50, 99, 200)))
+        0.1000 0.0536 0.0016 0.0016
     """
 
     def __init__(self, initial_learning_rate: float, total_steps: int, power: float = 0.9):
