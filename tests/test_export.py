@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.test_dataset import write_collection
 from tests.data.test_images import encoded, oriented, picture
@@ -223,6 +224,15 @@ def test_annotations_come_back_with_photographs_from_elsewhere(photographs, form
     assert prepare([str(part) for part in command]) == 0
     for image_id, record in records_of(root / "shards").items():
         np.testing.assert_array_equal(record.mask, masks[image_id])
+
+
+def test_masks_of_fiftyone_have_no_palette(photographs):
+    root, masks = photographs
+    export(root / "labels", "--format", "fiftyone", "--output", root / "out")
+    for image_id, mask in masks.items():
+        with Image.open(root / "out" / "train" / "labels" / f"{image_id}.png") as image:
+            assert image.mode == "L"
+            np.testing.assert_array_equal(np.asarray(image), mask)
 
 
 def test_the_label_map_declares_every_number(photographs):

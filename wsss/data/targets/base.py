@@ -82,10 +82,10 @@ class Target:
         if self.copy_images:
             io.write_bytes(io.join(self.folder, *folders, image.image_name), image.image_bytes)
 
-    def write_mask(self, image: MaskedImage, *folders: str) -> None:
-        """Writes the mask as palette PNG in PASCAL VOC's colors."""
+    def write_mask(self, image: MaskedImage, *folders: str, colored: bool = True) -> None:
+        """Writes the mask as palette PNG in PASCAL VOC's colors, or as grayscale PNG of the same numbers."""
         path = io.join(self.folder, *folders, f"{image.name}.png")
-        io.write_bytes(path, encode_mask(image.mask, voc_palette()))
+        io.write_bytes(path, encode_mask(image.mask, voc_palette() if colored else None))
 
     def write_class_names(self) -> None:
         """Writes `class_names.txt`, a foreground class a line, numbered where a name could be misread."""

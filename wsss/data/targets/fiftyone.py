@@ -12,9 +12,9 @@ class FiftyOneTarget(Target):
     owned = (MASK_TARGETS, "*/data/**/*", "*/labels/**/*.png")
 
     def encode(self, image: MaskedImage) -> None:
-        """Writes the image and its mask."""
+        """Writes the image and its mask, in grayscale: FiftyOne reads a palette's colors, not its numbers."""
         self.write_image(image, image.split, "data")
-        self.write_mask(image, image.split, "labels")
+        self.write_mask(image, image.split, "labels", colored=False)
 
     def finish(self) -> None:
         """Writes the class of each number: `default_mask_targets` of a data set, keys as text."""
