@@ -1,9 +1,7 @@
 """The training loop around `Model.fit`: build, restore, fit, restart, save."""
 
 import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +9,7 @@ import keras
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.common.keras_file import save_model
 from wsss.data.dataset import Collection
 from wsss.data.loader import steps_per_epoch
 from wsss.training import building, callbacks, strategies
@@ -243,10 +242,7 @@ def save(
     """
     plain = type(model).from_config(model.get_config())
     plain.set_weights(model.get_weights())
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        plain.save(path)
-        io.copy(path, run.model)
+    save_model(plain, run.model)
     rows = callbacks.read_history(run.history)
     io.write_json(
         run.result,

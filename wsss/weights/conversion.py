@@ -9,6 +9,7 @@ import numpy as np
 from wsss.common import io
 from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
+from wsss.common.keras_file import save_model
 
 SUFFIXES = (".keras", ".weights.h5")
 NETWORKS = (
@@ -94,14 +95,15 @@ def _load_tensors_of(name, model, tensors):
 
 def _save(model, destination):
     """Writes a model or its weights, as the suffix of the name says, local or remote."""
-    suffix = next(suffix for suffix in SUFFIXES if destination.endswith(suffix))
+    save = save_model if destination.endswith(".keras") else _save_weights
+    try:
+        save(model, destination)
+    except OSError as error:
+        raise UserError(f"{destination} cannot be written ({error}).") from error
+
+
+def _save_weights(model, destination):
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / f"model{suffix}"
-        if suffix == ".keras":
-            model.save(local)
-        else:
-            model.save_weights(local)
-        try:
-            io.copy(local, destination)
-        except OSError as error:
-            raise UserError(f"{destination} cannot be written ({error}).") from error
+        local = Path(folder) / "model.weights.h5"
+        model.save_weights(local)
+        io.copy(local, destination)
