@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from wsss.training.baseline import ConstantScores
 from wsss.training.callbacks import (
     HistoryFile,
+    LearningMonitor,
     PlainProgress,
     StateKeeper,
     Summaries,
@@ -94,6 +96,30 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_weights_and_mean_lo
         np.testing.assert_array_equal(one, other)
     assert read_history(resumed.path) == read_history(whole.path)
     assert keeper.progress == Progress(2, 0)
+
+
+class Figures(keras.callbacks.Callback):
+    """Gives each epoch the figures of a network that has not learned."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs |= {"classification_loss": 0.9, "val_map": np.float32(0.75 - epoch / 4)}
+
+
+def test_what_a_monitor_concluded_outlives_a_kill(tmp_path):
+    """Also one after the last epoch, before the result was written: a restart was still to come."""
+    monitors = []
+    for _ in "ab":
+        monitors.append(LearningMonitor(ConstantScores(0.5, 0.5), steps_per_epoch=STEPS, min_steps=STEPS))
+        model = make_model()
+        keeper = keeper_for(tmp_path / "state.npz", model, monitor=monitors[-1])
+        if len(monitors) == 1:
+            fit(model, make_data(), [Figures(), monitors[-1], keeper], epochs=1)
+    keeper.restore()
+    first, second = monitors
+    assert first.problem
+    assert (first.learned, first.best_map, first.stopped) == (False, 0.75, True)
+    assert second.problem == first.problem
+    assert (second.learned, second.best_map, second.stopped) == (False, 0.75, True)
 
 
 def test_the_history_keeps_the_rows_of_the_epochs_that_were_done(tmp_path):

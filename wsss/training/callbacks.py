@@ -35,15 +35,25 @@ class StateKeeper(keras.callbacks.Callback):
         steps_per_epoch: steps of a whole epoch.
         save_steps: save every so many steps of an epoch as well; 0 = at epoch ends only.
         writes: whether this process writes the file (the others of a cluster only take part).
+        monitor: `LearningMonitor` whose conclusions are saved too, or None.
 
     Attributes:
         progress: how far the run is.
         failure: why the run was stopped, or None.
     """
 
-    def __init__(self, path: str, *, steps_per_epoch: int, save_steps: int = 0, writes: bool = True):
+    def __init__(
+        self,
+        path: str,
+        *,
+        steps_per_epoch: int,
+        save_steps: int = 0,
+        writes: bool = True,
+        monitor: "LearningMonitor | None" = None,
+    ):
         super().__init__()
         self.path = path
+        self._monitor = monitor
         self.progress = Progress()
         self.steps_per_epoch = steps_per_epoch
         self.save_steps = save_steps
@@ -57,6 +67,8 @@ class StateKeeper(keras.callbacks.Callback):
         """Loads the saved state into the model; called once, before `fit`."""
         self.progress = self._saved = checkpoint.load(self.path, self.model)
         self._running_means = [variable.numpy() for variable in self.model.metrics_variables]
+        if self._monitor:
+            self._monitor.restore(self.progress)
 
     def save(self) -> None:
         """Saves the state as it is now, unless it is not finite, which stops the run."""
@@ -64,6 +76,8 @@ class StateKeeper(keras.callbacks.Callback):
         if not checkpoint.is_finite(arrays):
             self._stop("a weight is not finite")
             return
+        if self._monitor:
+            self.progress = self._monitor.record(self.progress)
         if self.writes:
             checkpoint.save(self.path, arrays, self.progress)
         self._saved = self.progress
@@ -143,6 +157,19 @@ class LearningMonitor(keras.callbacks.Callback):
         self.problem: str | None = None
         self.best_map: float | None = None
 
+    def restore(self, progress: Progress) -> None:
+        """Goes on from what was concluded before a kill; called once, before `fit`."""
+        self.learned, self.problem, self.best_map = progress.learned, progress.problem, progress.best_map
+
+    def record(self, progress: Progress) -> Progress:
+        """The `Progress` with what is concluded so far."""
+        return progress._replace(learned=self.learned, problem=self.problem, best_map=self.best_map)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training is at an end because the network does not learn."""
+        return bool(self.problem and self._stops)
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compares the epoch's loss and precision with the baseline."""
         logs = logs or {}
@@ -150,13 +177,13 @@ class LearningMonitor(keras.callbacks.Callback):
         if loss is None:
             return
         if precision is not None:
-            self.best_map = max(precision, self.best_map or 0.0)
+            self.best_map = max(float(precision), self.best_map or 0.0)
         steps = (epoch + 1) * self._steps_per_epoch
         if steps < self._min_steps and epoch + 1 < self.params["epochs"]:
             return
         self.problem = self._baseline.find_problem(loss, precision if self._watch_map else None)
         self.learned = self.problem is None
-        if self.problem and self._stops:
+        if self.stopped:
             self.model.stop_training = True
 
 

@@ -82,13 +82,6 @@ class _Attempt:
             building.compile_model(self._model, options, settings, self._backbone, total_steps, factor)
         shapes = building.batch_shapes(options, collection, strategy)
         strategies.prepare_model(self._model, strategy, shapes)
-        self.keeper = callbacks.StateKeeper(
-            run.checkpoint,
-            steps_per_epoch=self._steps,
-            save_steps=options.checkpoint_steps,
-            writes=self._chief,
-        )
-        self.keeper.set_model(self._model)
         self.monitor = baseline and callbacks.LearningMonitor(
             baseline,
             steps_per_epoch=self._steps,
@@ -96,6 +89,14 @@ class _Attempt:
             stops=options.on_divergence == "stop"
             or (options.on_divergence == "restart" and progress.restarts < RESTARTS),
         )
+        self.keeper = callbacks.StateKeeper(
+            run.checkpoint,
+            steps_per_epoch=self._steps,
+            save_steps=options.checkpoint_steps,
+            writes=self._chief,
+            monitor=self.monitor,
+        )
+        self.keeper.set_model(self._model)
         self._begin(resumed)
 
     def _begin(self, resumed):
@@ -116,7 +117,9 @@ class _Attempt:
         self.keeper.save()
 
     def fit(self):
-        """Trains until the last epoch, or until a callback stops it."""
+        """Trains until the last epoch, or until a callback stops it, maybe before a kill."""
+        if self.monitor and self.monitor.stopped:
+            return
         listeners = make_callbacks(self.options, self.run, self._collection) if self._chief else []
         watching = [self.monitor] if self.monitor else []
         for start, last in spans(self.keeper.progress, self.options.epochs):

@@ -7,6 +7,7 @@ an interrupted epoch and the position in the data are kept as well.
 import json
 from collections.abc import Sequence
 from io import BytesIO
+from types import NoneType
 from typing import Any, NamedTuple
 
 import keras
@@ -24,11 +25,25 @@ class Progress(NamedTuple):
         epoch: whole epochs that are done.
         step: steps of the next epoch that are done.
         restarts: how often the learning rate was lowered and training restarted.
+        learned, problem, best_map: of the `LearningMonitor`.
     """
 
     epoch: int = 0
     step: int = 0
     restarts: int = 0
+    learned: bool | None = None
+    problem: str | None = None
+    best_map: float | None = None
+
+    def is_valid(self) -> bool:
+        """Whether each field is of its type; those read from a file may not be."""
+        counts = (self.epoch, self.step, self.restarts)
+        return (
+            all(isinstance(count, int) and count >= 0 for count in counts)
+            and isinstance(self.learned, (bool, NoneType))
+            and isinstance(self.problem, (str, NoneType))
+            and isinstance(self.best_map, (float, NoneType))
+        )
 
 
 def state_variables(model: keras.Model) -> list[keras.Variable]:
@@ -99,7 +114,7 @@ def _read(path):
         found = read_npz(data, max_bytes=8 * len(data))
         arrays = [found[f"variable_{index}"] for index in range(len(found) - 1)]
         progress = Progress(**json.loads(found["progress"].tobytes()))
-        if not all(isinstance(count, int) and count >= 0 for count in progress):
+        if not progress.is_valid():
             raise ValueError(f"progress {progress}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
