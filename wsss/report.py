@@ -1,6 +1,6 @@
 """Writes `report.html` of a finished pseudo-label job again: `python -m wsss.report LABELS`."""
 
-from wsss.common import cli
+from wsss.common import cli, io
 from wsss.common.errors import UserError, program
 from wsss.common.output_folder import read_marker
 
@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
             "`wsss pseudo_labels` or `wsss predict`."
         )
     summary, metrics = read_summary(folder)
+    io.remove_unfinished(folder, "report.html")
     print(write_report(folder, summary, metrics))
     return 0
 

@@ -51,8 +51,18 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     code = f"from wsss.common import io; import os\nwith io.open_write({str(tmp_path / 'x')!r}): os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False)
     assert len(list(tmp_path.iterdir())) == 1
+    io.remove_unfinished(tmp_path, "y")
+    assert len(list(tmp_path.iterdir())) == 1
     io.remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_one_file_are_told_from_others(tmp_path):
+    left = [tmp_path / f".{name}.{'0' * 32}.unfinished" for name in ("x", "x.y")]
+    for path in left:
+        path.touch()
+    io.remove_unfinished(tmp_path, "x")
+    assert list(tmp_path.iterdir()) == left[1:]
 
 
 def test_a_folder_is_removed_with_all_that_is_in_it(tmp_path):

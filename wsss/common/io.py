@@ -178,13 +178,18 @@ def _shortened(name):
     return os.fsdecode(os.fsencode(name)[:150])
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
     """Removes the temporary files that a killed process left in a local folder (not in its sub-folders).
 
     To be called only while nothing else writes there.
+
+    Args:
+        folder: path of the folder.
+        name: of the only file whose temporary ones are removed; None: those of all files.
     """
     if not is_remote(folder):
-        for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".*{_UNFINISHED}")):
+        stem = "*" if name is None else f"{glob.escape(_shortened(name))}.{'[0-9a-f]' * 32}"
+        for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".{stem}{_UNFINISHED}")):
             remove(path)
 
 

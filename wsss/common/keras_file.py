@@ -10,13 +10,14 @@ import re
 import shutil
 import tempfile
 import zipfile
+from typing import Any
 
 from wsss.common import io
 
 _SHARED_OBJECT = re.compile(r'(?<="shared_object_id": )\d+')
 
 
-def save_model(model, path: str) -> None:
+def save_model(model: Any, path: str) -> None:
     """Saves a Keras model as a `.keras` file, local or remote: the same bytes from the same model.
 
     Args:

@@ -1,6 +1,7 @@
 """Converts published weights to Keras: reads a foreign checkpoint, fills its network, saves it."""
 
 import dataclasses
+import os
 import tempfile
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def _load_tensors_of(name, model, tensors):
 def _save(model, destination):
     """Writes a model or its weights, as the suffix of the name says, local or remote."""
     save = save_model if destination.endswith(".keras") else _save_weights
+    io.remove_unfinished(*os.path.split(destination))
     try:
         save(model, destination)
     except OSError as error:
