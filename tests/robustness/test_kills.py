@@ -48,4 +48,4 @@ print(kills.run_case(case, 2, 0, folder / "log"))
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert "landed=2, identical=1, lost=1" in done.stdout, done.stderr
-    assert "lost after the kill: result.txt" in done.stderr
+    assert "lost after the stop: result.txt" in done.stderr
