@@ -221,8 +221,8 @@ def _write_results(output, name, source, results, problems, notes):
         raise UserError(f"No image can be used: see {io.join(output, 'errors.jsonl')}.")
     summary = _summarize(source, results, problems, notes)
     io.write_json(io.join(output, "summary.json"), summary)
+    io.remove_tree(shards.plans_folder(output))  # before what marks the collection as complete
     _write_metadata(output, name, source, results)
-    io.remove_tree(shards.plans_folder(output))
     return summary
 
 
