@@ -40,7 +40,7 @@ from wsss.common.tf_import import import_tensorflow
 
 SIGNALS = {name: signal.Signals[f"SIG{name}"] for name in ("KILL", "INT", "TERM")}
 ROW = "{:14s} {:14s} {:>6} {:>7} {:>9} {:>5}"
-TOLD = ("Interrupted", "Terminated")  # how the line begins
+ANNOUNCED = ("Interrupted", "Terminated")  # how the line begins
 KEPT = ".notes"  # a file of the user's in every output folder
 _SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 LONGEST_DELAY = 0.005  # seconds
@@ -280,7 +280,7 @@ def stop_once(case: Case, log: Path, stop: Stop, expected: dict, outcome: Outcom
 def what_it_said(text: str, landed: bool, leaves: bool) -> list[str]:
     """What is wrong about how a program ended that was asked to end."""
     problems = []
-    if landed and sum(line.startswith(TOLD) for line in text.splitlines()) != 1:
+    if landed and sum(line.startswith(ANNOUNCED) for line in text.splitlines()) != 1:
         problems.append("not one line that says so")
     if "Traceback" in text:
         problems.append("a traceback")
