@@ -62,12 +62,17 @@ def _shrunk(weight):
     return lambda otsu, mean: weight * otsu + (1 - weight) * mean
 
 
+def _auto(otsu, mean):
+    return min(_shrunk(0.75)(otsu, mean), 1.5 * mean)
+
+
 def _half_and(constant):
     return lambda otsu, mean: otsu / 2 + constant
 
 
 PER_IMAGE = {  # of an image's own Otsu threshold and the collection's mean
     **{f"{weight:g} Otsu + {1 - weight:g} mean": _shrunk(weight) for weight in (0.25, 0.5, 0.75, 1.0)},
+    "auto: 0.75, <= 1.5 mean": _auto,
     **{f"half Otsu + {constant:g}": _half_and(constant) for constant in (0.06, 0.09, 0.12, 0.15)},
 }
 

@@ -221,7 +221,8 @@ def _variance_between(values, threshold):
 def test_a_threshold_lies_between_that_of_the_collection_and_that_of_the_image():
     scores = np.random.default_rng(0).random((2, 8, 8), np.float32) ** 3
     own = otsu_threshold(scores.max(axis=0))
-    assert adapted_threshold(scores, 0.2, 0) == 0.2
-    assert adapted_threshold(scores, 0.2, 1) == own
-    assert adapted_threshold(scores, 0.2, 0.75) == pytest.approx(0.75 * own + 0.25 * 0.2)
-    assert adapted_threshold(scores[:0], 0.2, 0.75) == 0.2
+    assert adapted_threshold(scores, 0.4, 0) == 0.4
+    assert adapted_threshold(scores, 0.4, 1) == own
+    assert adapted_threshold(scores, 0.4, 0.75) == pytest.approx(0.75 * own + 0.25 * 0.4)
+    assert adapted_threshold(scores, 0.1, 0.75) == pytest.approx(0.15)  # no more than half as much again
+    assert adapted_threshold(scores[:0], 0.4, 0.75) == 0.4

@@ -176,7 +176,8 @@ def test_the_background_threshold_may_be_left_to_the_images(run, tmp_path, capsy
 
 
 def test_the_threshold_of_the_collection_is_adapted_to_each_image_unless_told(run, labels, tmp_path):
-    assert label(tmp_path / "adapted", run, "--threshold_adaptation", "1") == 0
+    flags = ("--background_threshold", "0.4", "--threshold_adaptation", "1")
+    assert label(tmp_path / "adapted", run, *flags) == 0
     assert tree(tmp_path / "adapted" / "masks") != tree(labels / "masks")  # 0.2 for all
     rows = (tmp_path / "adapted" / "images.csv").read_text().splitlines()
     column = rows[0].split(",").index("threshold")

@@ -10,6 +10,8 @@ import numpy as np
 
 from wsss.ops.interpolation import interpolation_matrix, upsampling_matrix
 
+_MOST_ADAPTED = 1.5  # of the threshold of an image, in multiples of that of the collection
+
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Size `(height, width)` of an image at a scale: rounded half to even as published, at least 1."""
@@ -152,7 +154,8 @@ def adapted_threshold(scores: np.ndarray, threshold: float, adaptation: float) -
     """A collection's background threshold, moved towards that of one image.
 
     Of few classes or large objects the best threshold differs much between images; Otsu's of one image alone
-    errs where it holds little background. Their mean errs less, see benchmarks/background_threshold.py.
+    errs where it holds little background. Their mean errs less, see benchmarks/background_threshold.py. It is
+    at most 1.5 times that of the collection: narrow CAMs would lose the edges of the objects.
 
     Args:
         scores: float array `(classes, height, width)`, each in [0, 1].
@@ -164,7 +167,8 @@ def adapted_threshold(scores: np.ndarray, threshold: float, adaptation: float) -
     """
     if not adaptation or not len(scores):
         return threshold
-    return adaptation * otsu_threshold(scores.max(axis=0)) + (1 - adaptation) * threshold
+    mixed = adaptation * otsu_threshold(scores.max(axis=0)) + (1 - adaptation) * threshold
+    return min(mixed, _MOST_ADAPTED * threshold)
 
 
 def mask_from_scores(scores: np.ndarray, class_ids: Sequence[int], background: np.ndarray) -> np.ndarray:
