@@ -55,7 +55,8 @@ def example(function):
 def test_a_public_name_has_an_example(name):
     code = example(getattr(wsss, name))
     if ">>> " not in code:  # those that need files run below
-        assert name in (*PROGRAMS, "convert_weights")  # the last one in tests/test_convert.py
+        # The last two in tests/test_convert.py and tests/test_run.py.
+        assert name in (*PROGRAMS, "convert_weights", "run_project")
         ast.parse(code)
 
 

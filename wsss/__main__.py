@@ -9,6 +9,7 @@ from wsss.common.errors import program
 
 COMMANDS = {
     "prepare": "images with tags -> shards",
+    "run": "shards -> a segmentation network, all steps in one",
     "train": "shards -> a trained model",
     "pseudo_labels": "a trained model and shards -> pseudo labels",
     "predict": "a trained model and a folder of images -> masks",

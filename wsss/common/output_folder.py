@@ -38,6 +38,7 @@ KINDS = {
     "evaluation": "an evaluation",
     "demo": "a demo",
     "export": "an export",
+    "project": "a project",
 }
 
 
