@@ -15,6 +15,7 @@ from wsss.train import main
 from wsss.training.callbacks import read_history
 from wsss.training.options import OF_MODEL, TrainingOptions, default_values, parse_options
 
+pytestmark = pytest.mark.slow
 FLAGS = {"model": "deeplab", "epochs": 3, "new_layer_multiplier": 1, "optimizer": "adamw"}
 
 
