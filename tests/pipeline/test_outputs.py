@@ -89,6 +89,9 @@ def test_the_summary_says_what_was_made_with_what(labels, records, run):
     assert len(list((labels / "previews").iterdir())) == 2
     page = (labels / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
+    assert '<meta name="viewport" content="width=device-width' in page
+    for color in ("000000", "800000", "008000"):  # of the masks: background and the first two classes
+        assert f'style="background:#{color}"' in page
     assert "http" not in page
 
 

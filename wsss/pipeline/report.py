@@ -9,14 +9,17 @@ from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.data.images import voc_palette
 from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.describe import FLAGS
 
 _REMEDY = "Run the same command of pipelines/pseudo_labels.py again: it writes the results anew."
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222;
+  overflow-wrap: anywhere }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
 table { border-collapse: collapse } td, th { padding: .15em .8em; text-align: left }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 tr:nth-child(even) { background: #f4f4f4 }
 img { max-width: 100%; display: block } figure { margin: 0 0 1em }
@@ -156,7 +159,8 @@ def write_report(folder: str, summary: Summary, metrics: Metrics | None = None) 
         body += [_curve(metrics)]
     body += [_flags(summary), _quality(summary), _classes(summary, metrics), _options(summary.options)]
     page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Pseudo labels</title>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Pseudo labels</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
     io.write_text(path, page)
@@ -205,7 +209,7 @@ def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float |
     axes.margins(y=0.15)
     if used is not None:
         axes.axvline(used, color="#c05020", linestyle="--", linewidth=1, label=f"used: {used:g}")
-        axes.legend(frameon=False, loc="upper right")
+        axes.legend(frameon=False, loc="lower right")
     axes.set(xlabel="background threshold", ylabel="mean IoU, %")
     axes.spines[["top", "right"]].set_visible(False)
     stream = BytesIO()
@@ -257,8 +261,9 @@ def _classes(summary, metrics):
     header = "<tr><th>class</th><th>images</th><th>fraction of pixels</th>"
     header += "<th>IoU, %</th><th></th></tr>" if metrics else "</tr>"
     rows = [header]
-    for name, count in summary.class_pixels.items():
-        cells = [f"<td>{_text(name)}</td>", _number(summary.class_images[name])]
+    for (name, count), color in zip(summary.class_pixels.items(), voc_palette(), strict=False):
+        swatch = f'<span class="swatch" style="background:#{bytes(color).hex()}"></span>'
+        cells = [f"<td>{swatch}{_text(name)}</td>", _number(summary.class_images[name])]
         cells.append(_number(f"{100 * count / total:.2f} %"))
         if metrics:
             value = metrics.iou.get(name)
