@@ -28,7 +28,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["wsss", "wsss.*"]),
-    package_data={"wsss": ["py.typed"]},
+    package_data={"wsss": ["py.typed", "pipeline/templates/*"]},
     entry_points={"console_scripts": ["wsss = wsss.__main__:main"]},
     install_requires=[
         "tensorflow>=2.18",  # the backend that is shipped; tf.data and tf.distribute
@@ -44,7 +44,9 @@ setup(
         "scipy>=1.13",
         "pillow>=10.1",
         "matplotlib>=3.8",
+        "jinja2>=3.1",  # the page of the report
         "tqdm>=4.66",
+        "pyyaml>=6.0",  # the class names of YOLO's data sets; Beam brings it too
     ],
     extras_require={
         "test": [

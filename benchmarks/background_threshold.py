@@ -85,18 +85,18 @@ def _gains_per_image(read, classes):
         classes: number of classes with the background.
     """
     pixels = total = 0.0
-    for _, scores, keys, _ in read():
-        if len(keys):
+    for _, scores, class_ids, _ in read():
+        if len(class_ids):
             total += scores.max(axis=0).sum(dtype=np.float64)
             pixels += scores[0].size
     mean = total / pixels
     rules = {"mean": lambda otsu, mean: mean, **PER_IMAGE}
     counts = dict.fromkeys(rules, 0)
-    for _, scores, keys, truth in read():
-        otsu = otsu_threshold(scores.max(axis=0)) if len(keys) else mean
+    for _, scores, class_ids, truth in read():
+        otsu = otsu_threshold(scores.max(axis=0)) if len(class_ids) else mean
         for name, rule in rules.items():
             background = np.full(truth.shape, rule(otsu, mean), np.float32)
-            mask = mask_from_scores(scores, keys, background)
+            mask = mask_from_scores(scores, class_ids, background)
             counts[name] = counts[name] + confusion_matrix(truth, mask, classes)
     miou = {name: 100 * float(mean_iou(counts_of(each), "skip")) for name, each in counts.items()}
     return {name: miou[name] - miou["mean"] for name in PER_IMAGE}
@@ -118,9 +118,9 @@ def _print_table(images, classes):
     histogram = np.zeros(BINS + 1)
     contrast, length = np.zeros((2, THRESHOLDS.size + 1))
     agreement = np.zeros((LABELED_AT.size, 4), np.int64)
-    for position, (image, scores, keys, truth) in enumerate(images):
-        sweep.update(scores, keys, truth)
-        if len(keys):
+    for position, (image, scores, class_ids, truth) in enumerate(images):
+        sweep.update(scores, class_ids, truth)
+        if len(class_ids):
             strongest = scores.max(axis=0)
             histogram += np.bincount((strongest * BINS).astype(int).ravel(), minlength=BINS + 1)
             for total, added in zip((contrast, length), _contours(image, strongest), strict=True):
@@ -128,8 +128,8 @@ def _print_table(images, classes):
             if position % 3 == 0:
                 agreement += _agreement(image, np.clip(scores, 0, 1))
     curve = 100 * mean_iou(sweep.counts())
-    best, share = int(curve.argmax()), histogram / histogram.sum()
-    chosen = {name: rule(share) for name, rule in RULES.items()}
+    best, fractions = int(curve.argmax()), histogram / histogram.sum()
+    chosen = {name: rule(fractions) for name, rule in RULES.items()}
     across = contrast.cumsum()[:-1] / np.maximum(length.cumsum()[:-1], 1)
     chosen["contrast across the contour"] = float(THRESHOLDS[across.argmax()])
     chosen["kappa before and after CRF"] = float(LABELED_AT[_kappa(agreement).argmax()])
@@ -140,57 +140,57 @@ def _print_table(images, classes):
         print(f"{name:30} {threshold:9.2f} {curve[index]:6.2f} {curve[best] - curve[index]:6.2f}")
 
 
-def _mean(share):
-    return (share * VALUES).sum()
+def _mean(fractions):
+    return (fractions * VALUES).sum()
 
 
-def _of_a_share(foreground):
-    return lambda share: VALUES[np.searchsorted(share.cumsum(), 1 - foreground)]
+def _quantile_rule(foreground):
+    return lambda fractions: VALUES[np.searchsorted(fractions.cumsum(), 1 - foreground)]
 
 
-def _otsu(share):
+def _otsu(fractions):
     """The largest variance between the two parts."""
-    weight, mean = share.cumsum(), (share * VALUES).cumsum()
+    weight, mean = fractions.cumsum(), (fractions * VALUES).cumsum()
     between = (mean[-1] * weight - mean) ** 2 / np.maximum(weight * (1 - weight), 1e-12)
     return VALUES[between.argmax()]
 
 
-def _halfway(share):
+def _halfway(fractions):
     """Half-way between the means of the two parts (isodata)."""
-    return _iterate(share, lambda below, above: (below + above) / 2)
+    return _iterate(fractions, lambda below, above: (below + above) / 2)
 
 
-def _cross_entropy(share):
+def _cross_entropy(fractions):
     """The least cross entropy of the two parts to their means (Li & Lee)."""
-    return _iterate(share, lambda below, above: (above - below) / (np.log(above) - np.log(below)))
+    return _iterate(fractions, lambda below, above: (above - below) / (np.log(above) - np.log(below)))
 
 
-def _iterate(share, rule):
-    threshold = _mean(share)
+def _iterate(fractions, rule):
+    threshold = _mean(fractions)
     for _ in range(50):
         below, above = threshold >= VALUES, threshold < VALUES
-        means = [(share * VALUES)[part].sum() / share[part].sum() for part in (below, above)]
+        means = [(fractions * VALUES)[part].sum() / fractions[part].sum() for part in (below, above)]
         threshold = rule(*means)
     return threshold
 
 
-def _entropy(share):
+def _entropy(fractions):
     """The largest sum of the entropies of the two parts (Kapur)."""
-    weight = share.cumsum()
-    entropy = -(share * np.log(np.maximum(share, 1e-12))).cumsum()
+    weight = fractions.cumsum()
+    entropy = -(fractions * np.log(np.maximum(fractions, 1e-12))).cumsum()
     inside = (weight > 1e-9) & (weight < 1 - 1e-9)
-    total = np.full(share.shape, -np.inf)
+    total = np.full(fractions.shape, -np.inf)
     w, e = weight[inside], entropy[inside]
     total[inside] = np.log(w * (1 - w)) + e / w + (entropy[-1] - e) / (1 - w)
     return VALUES[total.argmax()]
 
 
 RULES = {
-    "constant 0.2": lambda share: 0.2,
-    "constant 0.26 (SEAM)": lambda share: 0.26,
+    "constant 0.2": lambda fractions: 0.2,
+    "constant 0.26 (SEAM)": lambda fractions: 0.26,
     "mean": _mean,
-    "median": _of_a_share(0.5),
-    "35 % foreground": _of_a_share(0.35),
+    "median": _quantile_rule(0.5),
+    "35 % foreground": _quantile_rule(0.35),
     "Otsu": _otsu,
     "half-way between means": _halfway,
     "cross entropy": _cross_entropy,

@@ -102,8 +102,8 @@ def _ways(model, batch):
                 part = members[start : start + batch]
                 predictions = predictor.predict([images[index] for index in part])
                 for index, prediction in zip(part, predictions, strict=True):
-                    keys = _labels(index)
-                    cams = [cam[keys] for cam in prediction.cams]
+                    class_ids = _labels(index)
+                    cams = [cam[class_ids] for cam in prediction.cams]
                     size = images[index].shape[:2]
                     scores[index] = merge_scales(cams, prediction.scaled_sizes, size)
         return scores

@@ -65,7 +65,7 @@ def _serve(program, prepare):
 
 
 def _work(environment, ended, prepare):
-    """Is a worker, and tells its exit code."""
+    """Forks a worker, and returns its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""How much memory a process takes; what the benchmarks share."""
+"""The memory that a process takes, for the benchmarks."""
 
 import contextlib
 import resource

@@ -79,9 +79,10 @@ def report(size, name, results):
         line = f"{size[0]:>4}x{size[1]:<4}  {name:<8}  {FORMS[form]:<18} {seconds:8.3f} {cpu_seconds:7.3f}"
         line += f" {result['peak']:8.0f} {result['growth']:9.0f}"
         if form != "ours":
-            share = ours["growth"] / max(result["growth"], 1)
+            fraction = ours["growth"] / max(result["growth"], 1)
             difference = np.abs(np.subtract(result["sample"], ours["sample"])).max()
-            line += f"  {seconds / our_seconds:.1f}x as fast, {share:.0%} of the growth, to {difference:.0e}"
+            speed = seconds / our_seconds
+            line += f"  {speed:.1f}x as fast, {fraction:.0%} of the growth, to {difference:.0e}"
         print(line, flush=True)
 
 

@@ -17,8 +17,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from wsss.common import io
-from wsss.data.dataset import Record, open_collection
+from wsss.data.dataset import open_collection
 from wsss.data.images import decode_mask
+from wsss.data.records import Record
 from wsss.inference.cam_scores import background_scores, mask_from_scores, view_agreement
 from wsss.metrics import confusion_matrix, counts_of, iou
 from wsss.pipeline.output import Layout

@@ -40,10 +40,10 @@ def main(argv=None):
     rounds = 2 if options.quick else options.rounds
     print("size       ours ms  dense s  ratio                          difference from float64, relative")
     if options.quick:
-        _compare((24, 32), rounds, 1, None, share=1)
+        _compare((24, 32), rounds, 1, None, fraction=1)
     else:
-        _compare((47, 63), rounds, 300, 890, share=1)
-        _compare((94, 125), 1, 4000, 11000, share=1 / 8)
+        _compare((47, 63), rounds, 300, 890, fraction=1)
+        _compare((94, 125), 1, 4000, 11000, fraction=1 / 8)
     side = 64 if options.quick else 256
     scores, affinity = _case((side, side))
     seconds = interleaved({"ours": lambda: random_walk(scores, affinity, BETA, STEPS)}, rounds)["ours"]
@@ -62,8 +62,8 @@ def _case(size):
     return rng.random((*size, CLASSES), np.float32), edge_affinity(edge)
 
 
-def _compare(size, rounds, bar, stretch, share):
-    """One row; `share` of a squaring is measured."""
+def _compare(size, rounds, bar, stretch, fraction):
+    """One row; `fraction` of a squaring is measured."""
     scores, affinity = _case(size)
     dense = _dense(affinity)
     times = {"ours": [], "dense": []}
@@ -77,17 +77,17 @@ def _compare(size, rounds, bar, stretch, share):
         transition = dense**BETA
         transition /= transition.sum(axis=0)
         built = time.process_time()
-        if share == 1:
+        if fraction == 1:
             for _ in range(8):
                 transition = transition @ transition
             squared = (time.process_time() - built) / THREADS
         else:
-            _ = transition @ transition[:, : int(share * len(transition))]
-            squared = (time.process_time() - built) / THREADS * 8 / share
+            _ = transition @ transition[:, : int(fraction * len(transition))]
+            squared = (time.process_time() - built) / THREADS * 8 / fraction
         times["dense"].append(built - start + squared)
     ours, theirs = (statistics.median(times[name]) for name in ("ours", "dense"))
     error = "not measured"
-    if share == 1:
+    if fraction == 1:
         exact = (dense.astype(np.float64) ** BETA) / (dense.astype(np.float64) ** BETA).sum(axis=0)
         flat = scores.reshape(-1, CLASSES).T.astype(np.float64)
         for _ in range(STEPS):
@@ -96,9 +96,10 @@ def _compare(size, rounds, bar, stretch, share):
         published = (scores.reshape(-1, CLASSES).T @ transition).T.reshape(scores.shape)
         error = f"{_relative(walked, flat):.1e} (float32 squaring: {_relative(published, flat):.1e})"
     ratio = theirs / ours
+    part = "" if fraction == 1 else f"; {fraction} of a squaring"
     print(
         f"{size[0]:3d} x {size[1]:3d} {1e3 * ours:8.2f} {theirs:8.2f} {ratio:7.0f} "
-        f"({verdict(ratio, bar, stretch):22s}) {error}" + ("" if share == 1 else f"; {share} of a squaring")
+        f"({verdict(ratio, bar, stretch):22s}) {error}{part}"
     )
 
 

@@ -2,7 +2,7 @@
 
 Claim: with the same network, data, budget and inference, both give better masks than the classifier trained
 on the tags alone, and than a linear probe on the frozen network. Every row is prepare -> train -> pseudo
-labels as a user would run them; figures are mIoU in % on the split that was trained on, with the image labels
+labels as a user would run them; values are mIoU in % on the split that was trained on, with the image labels
 given, at a fixed background threshold and at the best one (which the true masks choose: an upper bound).
 
     python -m benchmarks.real_photographs --output study --seeds 0,1,2

@@ -1,4 +1,4 @@
-"""What the benchmarks of the refinement share: photographs, interleaved timing, child processes."""
+"""Helpers of the refinement benchmarks: photographs, interleaved timing, child processes."""
 
 import os
 import statistics
@@ -72,8 +72,8 @@ def _enlarge(array, size, axis):
     lower = position.astype(np.intp)
     shape = [1] * array.ndim
     shape[axis] = size
-    share = (position - lower).reshape(shape)
-    return array.take(lower, axis) * (1 - share) + array.take(lower + 1, axis) * share
+    weight = (position - lower).reshape(shape)
+    return array.take(lower, axis) * (1 - weight) + array.take(lower + 1, axis) * weight
 
 
 def _draw(seed, size):

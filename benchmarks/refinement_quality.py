@@ -76,10 +76,10 @@ class Comparison:
         self.automatic = automatic_threshold(self.scenes)
         self._thresholds = (*THRESHOLDS, self.automatic)
         self._confusions = {}
-        for record, scores, keys in self.scenes:
+        for record, scores, class_ids in self.scenes:
             for name, refine in REFINEMENTS.items():
                 for threshold, mask in zip(
-                    self._thresholds, refine(record.image, scores, keys, self._thresholds), strict=True
+                    self._thresholds, refine(record.image, scores, class_ids, self._thresholds), strict=True
                 ):
                     added = confusion_matrix(record.mask, mask, self._classes)
                     key = name, threshold
@@ -111,19 +111,20 @@ def show(setting, comparisons):
 def draw(comparison, folder):
     """Writes a picture an image: the image, its truth, and its masks."""
     folder.mkdir(parents=True, exist_ok=True)
-    for record, scores, keys in comparison.scenes[:: max(1, len(comparison.scenes) // OVERLAYS)][:OVERLAYS]:
+    step = max(1, len(comparison.scenes) // OVERLAYS)
+    for record, scores, class_ids in comparison.scenes[::step][:OVERLAYS]:
         masks = [record.mask]
         for name, refine in REFINEMENTS.items():
-            masks += refine(record.image, scores, keys, [comparison.best(name)])
+            masks += refine(record.image, scores, class_ids, [comparison.best(name)])
         picture = side_by_side([record.image, *(overlay(record.image, mask) for mask in masks)])
         (folder / f"{Path(record.image_id).name}.png").write_bytes(picture)
 
 
 def read_scenes(folder, collection):
-    """`(record, scores (classes, height, width), keys)` of each image of the training split."""
+    """`(record, scores (classes, height, width), class_ids)` of each image of the training split."""
     for record in collection.read("train"):
-        scores, keys = decode_scores((folder / f"{record.image_id}.npz").read_bytes())
-        yield record, scores, keys
+        scores, class_ids = decode_scores((folder / f"{record.image_id}.npz").read_bytes())
+        yield record, scores, class_ids
 
 
 def automatic_threshold(scenes):
@@ -132,12 +133,12 @@ def automatic_threshold(scenes):
     return float(np.concatenate(strongest).mean(dtype=np.float64))
 
 
-def unrefined(image, scores, keys, thresholds):
+def unrefined(image, scores, class_ids, thresholds):
     """The mask at each threshold."""
-    return [named(label, keys) for label in labels(scores, thresholds)]
+    return [named(label, class_ids) for label in labels(scores, thresholds)]
 
 
-def pamr(image, scores, keys, thresholds):
+def pamr(image, scores, class_ids, thresholds):
     """The mask at each threshold, of scores after PAMR."""
     from wsss.pipeline.stages.refine import pamr_of_any_size
 
@@ -145,17 +146,18 @@ def pamr(image, scores, keys, thresholds):
         images = image[None].astype(np.float32) / 255
         refined = pamr_of_any_size(iterations=10)(images, np.moveaxis(scores, 0, -1)[None])
         scores = np.moveaxis(refined.numpy()[0], -1, 0)
-    return unrefined(image, scores, keys, thresholds)
+    return unrefined(image, scores, class_ids, thresholds)
 
 
 def crf(preset):
-    """The CRF of the labels at each threshold, as in the pipeline; all share the lattice of the image."""
+    """The CRF of the labels at each threshold, as in the pipeline; all use the same lattice of the image."""
 
-    def refine(image, scores, keys, thresholds):
+    def refine(image, scores, class_ids, thresholds):
         if not len(scores):
-            return unrefined(image, scores, keys, thresholds)
+            return unrefined(image, scores, class_ids, thresholds)
         unaries = [unary_from_labels(label, len(scores) + 1) for label in labels(scores, thresholds)]
-        return [named(refined.argmax(axis=-1), keys) for refined in DenseCRF(image, preset).infer(unaries)]
+        outputs = DenseCRF(image, preset).infer(unaries)
+        return [named(refined.argmax(axis=-1), class_ids) for refined in outputs]
 
     return refine
 
@@ -166,9 +168,9 @@ def labels(scores, thresholds):
     return [np.concatenate([np.full(size, t, np.float32), scores]).argmax(axis=0) for t in thresholds]
 
 
-def named(label, keys):
+def named(label, class_ids):
     """Rows of the scores -> labels of the mask."""
-    return np.array([0, *(key + 1 for key in keys)], np.uint8)[label]
+    return np.array([0, *(class_id + 1 for class_id in class_ids)], np.uint8)[label]
 
 
 REFINEMENTS = {

@@ -1,4 +1,4 @@
-"""Which scales and mirrors pay for themselves: mIoU of the seeds against the FLOPs of the network.
+"""Which scales and mirrors pay for themselves: mIoU of the CAMs against the FLOPs of the network.
 
 Claim: the default of `--scales` is the cheapest of the sets below whose masks are within half a point of the
 best. Every scale and mirror is predicted once; each set then sums its own. mIoU is in % at the best threshold
@@ -76,21 +76,21 @@ def sweeps(run, shards, limit):
     for index, record in enumerate(collection.read("train")):
         if limit and index >= limit:
             break
-        keys = sorted(record.labels)
+        class_ids = sorted(record.labels)
         plain, mirrored = (
             predictor.predict([np.ascontiguousarray(image)])[0]
             for image in (record.image, record.image[:, ::-1])
         )
         sizes = dict(zip(SCALES, plain.scaled_sizes, strict=True))
-        maps = dict(zip(SCALES, (cams[keys] for cams in plain.cams), strict=True))
+        maps = dict(zip(SCALES, (cams[class_ids] for cams in plain.cams), strict=True))
         both = {
-            scale: maps[scale] + cams[keys, :, ::-1]
+            scale: maps[scale] + cams[class_ids, :, ::-1]
             for scale, cams in zip(SCALES, mirrored.cams, strict=True)
         }
         for (name, mirror), sweep in table.items():
             chosen = [(both if mirror else maps)[scale] for scale in SETS[name]]
             summed = merge_scales(chosen, [sizes[scale] for scale in SETS[name]], record.image.shape[:2])
-            sweep.update(normalize_scores(summed), keys, record.mask)
+            sweep.update(normalize_scores(summed), class_ids, record.mask)
     return table
 
 
@@ -125,8 +125,8 @@ def show(tables, cost):
     print("| scales | GFLOP | of the largest | mIoU | below the best | threshold |")
     print("|---|---|---|---|---|---|")
     for total, name, miou, threshold in rows:
-        share = total / rows[-1][0]
-        print(f"| {name} | {total:.1f} | {share:.0%} | {miou:.1f} | {highest - miou:.1f} | {threshold:.2f} |")
+        cost = total / rows[-1][0]
+        print(f"| {name} | {total:.1f} | {cost:.0%} | {miou:.1f} | {highest - miou:.1f} | {threshold:.2f} |")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.refinement import interleaved, smooth_scores, verdict
 from wsss.metrics import THRESHOLDS, ThresholdSweep
 
-CLASSES, KEYS = 21, (3, 14)
+CLASSES, CLASS_IDS = 21, (3, 14)
 
 
 def main(argv=None):
@@ -26,11 +26,12 @@ def main(argv=None):
     options = parser.parse_args(argv)
     size = (94, 125) if options.quick else (375, 500)
     scores = np.ascontiguousarray(np.moveaxis(smooth_scores(0, size, 3)[..., 1:], 2, 0))
-    truth = np.array([0, *(key + 1 for key in KEYS), 255], np.uint8)[smooth_scores(1, size, 4).argmax(axis=2)]
+    values = np.array([0, *(class_id + 1 for class_id in CLASS_IDS), 255], np.uint8)
+    truth = values[smooth_scores(1, size, 4).argmax(axis=2)]
 
     def one_pass():
         sweep = ThresholdSweep(CLASSES, THRESHOLDS)
-        sweep.update(scores, KEYS, truth)
+        sweep.update(scores, CLASS_IDS, truth)
         return sweep.counts()
 
     ways = {"one_pass": one_pass, "repeated": lambda: _repeated_argmax(scores, truth)}
@@ -48,7 +49,7 @@ def _repeated_argmax(scores, truth):
     """True positives, predicted and true pixels, each int64 (thresholds, classes)."""
     counts = np.zeros((3, len(THRESHOLDS), CLASSES), np.int64)
     placed = np.zeros((CLASSES, *truth.shape), np.float32)
-    placed[np.asarray(KEYS) + 1] = scores
+    placed[np.asarray(CLASS_IDS) + 1] = scores
     known = truth != 255
     for index, threshold in enumerate(THRESHOLDS):
         placed[0] = threshold

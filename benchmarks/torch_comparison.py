@@ -2,10 +2,10 @@
 
 Each framework runs in a process of its own, so that its memory is known: "peak" is the largest resident size
 of the whole process from its start, imports and the loading of the weights from a file included, and "growth"
-how far that is above the size after all imports. Calls alternate, and the median counts. "share" is the rate
-relative to the fastest large float32 matrix product of the row, of either framework; another process of each
-measures some after every call. On a shared machine trust the CPU seconds of `--threads 1` more than the wall
-clock.
+how far that is above the size after all imports. Calls alternate, and the median counts. "rate" is that of
+the calls relative to the fastest large float32 matrix product of the row, of either framework; another
+process of each measures some after every call. On a shared machine trust the CPU seconds of `--threads 1`
+more than the wall clock.
 
     python -m benchmarks.torch_comparison [--quick] [--rows forward inference] [--torch_python PYTHON]
 
@@ -79,7 +79,7 @@ def main(argv=None):
         del interpreters["torch"]
     print(
         f"{'row':<14} {'framework':<25} {'seconds':>8} {'CPU s':>8} {'images/s':>9} {'GFLOP':>7} "
-        f"{'GFLOP/s':>8} {'share':>6} {'peak MB':>8} {'growth':>7}"
+        f"{'GFLOP/s':>8} {'rate':>6} {'peak MB':>8} {'growth':>7}"
     )
     names = args.rows or list(rows)
     for name in names:

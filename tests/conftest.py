@@ -1,4 +1,4 @@
-"""What every test shares: where the data beside the project lies, and which backends of Keras it needs."""
+"""Markers and fixtures of all tests: data beside the project, and the backends of Keras that are needed."""
 
 import os
 import sys

@@ -14,7 +14,7 @@ BUCKET = "wsss-test"
 def emulated_bucket(monkeypatch):
     """While the block runs, `gs://wsss-test` exists, empty at first; gives that path.
 
-    Beam's client is told where the emulator listens, and not to look for credentials, which would ask the
+    Beam's client gets the emulator's address, and is set not to look for credentials, which would ask the
     metadata server of a Google machine for them.
     """
     emulator = pytest.importorskip("gcp_storage_emulator.server", reason="the test extra is not installed")

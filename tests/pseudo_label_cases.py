@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from wsss.common import io
-from wsss.data.dataset import Record, format_example, shard_name, write_metadata
+from wsss.data.dataset import shard_name, write_metadata
 from wsss.data.images import encode_mask
+from wsss.data.records import Record, format_example
 from wsss.data.tfrecord import write_records
 
 CLASS_NAMES = ("cat", "dog", "cow")

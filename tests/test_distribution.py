@@ -41,23 +41,17 @@ def assert_equal_runs(first, second):
 
 @pytest.fixture(scope="module")
 def single(data, tmp_path_factory):
-    """Runs on one device, one for each model."""
-    outputs = {}
-
-    def train(model):
-        if model not in outputs:
-            outputs[model] = str(tmp_path_factory.mktemp("single") / model)
-            run(command_line(data, outputs[model], model=model))
-        return outputs[model]
-
-    return train
+    """A run on one device."""
+    output = str(tmp_path_factory.mktemp("single") / "run")
+    run(command_line(data, output))
+    return output
 
 
-@pytest.mark.parametrize("model", ["seam", "pixel2prototype"])
-def test_two_replicas_under_mirrored_strategy_equal_one(model, single, data, tmp_path):
+def test_two_replicas_under_mirrored_strategy_equal_one(single, data, tmp_path):
+    """The program; `tests/models/test_contract.py` has the same of every model."""
     mirrored = str(tmp_path / "mirrored")
-    run(command_line(data, mirrored, model=model, strategy="mirrored", cpu_replicas=2))
-    assert_equal_runs(single(model), mirrored)
+    run(command_line(data, mirrored, strategy="mirrored", cpu_replicas=2))
+    assert_equal_runs(single, mirrored)
 
 
 def test_two_processes_under_multi_worker_strategy_equal_one(single, data, tmp_path):
@@ -70,7 +64,7 @@ def test_two_processes_under_multi_worker_strategy_equal_one(single, data, tmp_p
         processes.append(start(arguments, environment={"TF_CONFIG": json.dumps(task)}))
     for process in processes:
         finish(process)
-    assert_equal_runs(single("seam"), output)
+    assert_equal_runs(single, output)
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_a_users_error(data, tmp_path):
@@ -84,7 +78,7 @@ def test_weights_change_while_training(single, data, tmp_path):
     run(command_line(data, tmp_path / "other", seed=1))
     differ = [
         not np.allclose(one, other)
-        for one, other in zip(weights(single("seam")), weights(str(tmp_path / "other")), strict=True)
+        for one, other in zip(weights(single), weights(str(tmp_path / "other")), strict=True)
     ]
     assert any(differ)
 

@@ -165,7 +165,7 @@ def test_every_image_id_has_a_harmless_name_that_leads_back(image_id):
 def test_figures_never_replace_files_of_others(tmp_path, capsys, taken):
     for name in ("predictions", "truth"):
         write_masks(tmp_path / name, {"a": np.zeros((2, 2), np.uint8)})
-    (tmp_path / "classes.txt").write_text("thing\n")
+    (tmp_path / "classes.txt").write_text("object\n")
     io.write_text(tmp_path / "foreign" / "metrics.json", "mine")
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.*"))}
     sources = ["--predictions", str(tmp_path / "predictions"), "--truth", str(tmp_path / "truth")]

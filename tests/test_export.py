@@ -270,7 +270,12 @@ def test_corrections_of_label_studio_go_before_predictions(photographs):
 
 @pytest.mark.parametrize(
     "names",
-    ["names: [cat, 'dog']", 'names:\n  0: cat\n  1: "dog"\nval: x', "names:\n- cat\n- dog # a comment"],
+    [
+        "names: [cat, 'dog']",
+        'names:\n  0: cat\n  1: "dog"\nval: x',
+        "names:\n- cat\n- dog # a comment",
+        "names: [cat,\n  dog]",
+    ],
 )
 def test_a_yolo_data_set_of_another_program_is_read(tmp_path, names):
     io.write_text(tmp_path / "data.yaml", names)
@@ -287,3 +292,35 @@ def test_a_yolo_data_set_of_another_program_is_read(tmp_path, names):
     assert records["b"].labels == (0,)
     assert (records["d"].mask == 0).all()
     assert "line 1 has the class 2" in io.read_text(tmp_path / "shards" / "errors.jsonl")
+
+
+@pytest.mark.parametrize("content", ["names: cat", "names: {1: cat}", "- cat", "names: [", "nc: 2", ""])
+def test_a_yolo_data_set_without_usable_names_is_one_line(tmp_path, content, capsys):
+    io.write_text(tmp_path / "data.yaml", content)
+    io.write_bytes(tmp_path / "images" / "train" / "a.jpg", encoded(picture()))
+    assert prepare(["--yolo", str(tmp_path), "--output", str(tmp_path / "shards")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data.yaml" in line
+
+
+@pytest.mark.parametrize("form", ["yolo", "fiftyone"])
+def test_a_file_of_the_users_among_the_exported_ones_stays(photographs, form):
+    root, _ = photographs
+    command = (root / "labels", "--format", form, "--output", root / "out")
+    export(*command)
+    mine = [root / "out" / name for name in ("images/train/mine.jpg", "holiday/data/mine.jpg", "notes.txt")]
+    for path in mine:
+        io.write_text(path, "mine")
+    export(*command, "--overwrite")
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+def test_an_export_that_was_killed_leaves_nothing_beside_the_next_one(photographs):
+    root, _ = photographs
+    command = (root / "labels", "--format", "yolo", "--output", root / "out")
+    export(*command)
+    (root / "out" / "summary.json").unlink()
+    left = root / "out" / "images" / "train" / f".a.jpg.{'0' * 32}.unfinished"
+    io.write_text(left, "half of it")
+    export(*command)
+    assert not left.exists()

@@ -18,6 +18,7 @@ IMPORTED_AS = {
     "google-crc32c": {"google_crc32c"},
     "protobuf": {"google.protobuf"},
     "pillow": {"PIL"},
+    "pyyaml": {"yaml"},
 }
 
 
@@ -49,13 +50,15 @@ def test_the_distribution_that_beam_builds_holds_the_program_and_no_other_top_le
     assert packages == {"wsss"}
     assert (installed / "wsss" / "py.typed").exists()
     assert list(installed.glob("*.dist-info/**/LICENSE"))
+    templates = sorted(path.name for path in (ROOT / "wsss/pipeline/templates").iterdir())
+    assert sorted(path.name for path in (installed / "wsss/pipeline/templates").iterdir()) == templates
     code = "import wsss.pseudo_labels; print(wsss.pseudo_labels.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     assert run("-c", code, cwd=installed, env=environment).startswith(str(installed))
 
 
 @pytest.mark.slow
-def test_the_distribution_tells_the_version_and_the_console_program(installed):
+def test_the_distribution_has_the_version_and_the_console_program(installed):
     import wsss
 
     (metadata,) = installed.glob("wsss-*.dist-info")

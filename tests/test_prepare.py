@@ -10,15 +10,9 @@ from tests.data.sources.test_folder import coco_content, voc_devkit, write
 from tests.data.test_dataset import write_collection
 from tests.data.test_images import encoded, oriented, picture
 from wsss.common import io
-from wsss.data.dataset import (
-    FINGERPRINTS,
-    Record,
-    format_example,
-    open_collection,
-    shard_name,
-    write_metadata,
-)
+from wsss.data.dataset import FINGERPRINTS, open_collection, shard_name, write_metadata
 from wsss.data.images import encode_mask
+from wsss.data.records import Record, format_example
 from wsss.data.tfrecord import read_records, write_records
 from wsss.prepare import main
 
@@ -218,8 +212,8 @@ def test_coco_becomes_a_collection_and_its_missing_images_are_listed(tmp_path):
 
 
 def test_a_tfds_data_set_is_converted(tmp_path):
-    _, records = write_collection(tmp_path / "things")
-    prepare("--tfds", tmp_path / "things", "--output", tmp_path / "shards")
+    _, records = write_collection(tmp_path / "objects")
+    prepare("--tfds", tmp_path / "objects", "--output", tmp_path / "shards")
     collection = open_collection(str(tmp_path / "shards"))
     assert [*collection.read("train"), *collection.read("val")] == records
     assert len(collection.shard_paths("train")) == 2
@@ -227,24 +221,24 @@ def test_a_tfds_data_set_is_converted(tmp_path):
 
 def test_another_data_set_in_the_folder_is_not_replaced(tmp_path, capsys):
     source = faulty_folder(tmp_path)
-    write_collection(tmp_path / "things")
-    before = content(tmp_path / "things")
-    prepare(*source, "--output", tmp_path / "things", code=2)
-    assert "holds the data set `things`" in capsys.readouterr().err
-    prepare(*source, "--output", tmp_path / "things", "--overwrite", code=2)
-    assert content(tmp_path / "things") == before
+    write_collection(tmp_path / "objects")
+    before = content(tmp_path / "objects")
+    prepare(*source, "--output", tmp_path / "objects", code=2)
+    assert "holds the data set `objects`" in capsys.readouterr().err
+    prepare(*source, "--output", tmp_path / "objects", "--overwrite", code=2)
+    assert content(tmp_path / "objects") == before
 
 
-@pytest.mark.parametrize("spelling", ["things", "./things/", "link", "other/../things"])
+@pytest.mark.parametrize("spelling", ["objects", "./objects/", "link", "other/../objects"])
 def test_the_source_is_never_the_output(tmp_path, monkeypatch, capsys, spelling):
-    write_collection(tmp_path / "things")
+    write_collection(tmp_path / "objects")
     (tmp_path / "other").mkdir()
-    (tmp_path / "link").symlink_to("things")
+    (tmp_path / "link").symlink_to("objects")
     monkeypatch.chdir(tmp_path)
-    before = content(tmp_path / "things")
-    prepare("--tfds", "things", "--output", spelling, "--overwrite", code=2)
+    before = content(tmp_path / "objects")
+    prepare("--tfds", "objects", "--output", spelling, "--overwrite", code=2)
     assert "is also the input" in capsys.readouterr().err
-    assert content(tmp_path / "things") == before
+    assert content(tmp_path / "objects") == before
 
 
 def test_a_finished_collection_stays_until_another_one_is_complete(tmp_path, capsys):
@@ -406,11 +400,11 @@ def tfds_collection(directory, *shards, classes=("cat", "dog"), masks=None):
             Record(image_id, encoded(picture()), labels, 7, 12, mask_bytes=masks and masks[image_id])
             for image_id, labels in shard
         ]
-        path = directory / shard_name("things", "train", index, len(shards))
+        path = directory / shard_name("objects", "train", index, len(shards))
         size += write_records(path, map(format_example, records))[1]
     write_metadata(
         str(directory),
-        name="things",
+        name="objects",
         class_names=classes,
         shard_lengths={"train": lengths},
         split_bytes={"train": size},

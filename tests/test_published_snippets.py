@@ -95,6 +95,7 @@ def one_hot_images(count, size, channels=3):
     return images, np.eye(10, dtype="float32")[rng.integers(0, 10, count)]
 
 
+@pytest.mark.slow
 def test_seam_trains_predicts_and_comes_back_from_h5():
     images, labels = one_hot_images(6, 28, channels=1)
     names = run(SEAM_SNIPPET, X_train=images, y_train=labels, X_test=images)

@@ -6,13 +6,14 @@ import shutil
 
 import pytest
 
-import wsss.run
+import wsss.project
 from tests.test_examples import example
 from tests.training.small_runs import draw_collection
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.dataset import open_collection
-from wsss.run import Options, carry_out, main, make_parser, plan_steps
+from wsss.project import Options, carry_out, carry_out_project, plan_steps
+from wsss.run import main, make_parser
 
 SMALL = "--output_stride 8 --image_size 32 --long_side 32,40 --batch_size 4 --epochs 1 --learning_rate 0.003"
 FLAGS = [
@@ -41,7 +42,7 @@ def calls(monkeypatch):
         return run
 
     programs = {"train": fake("result.json"), "pseudo_labels": fake("summary.json")}
-    monkeypatch.setattr(wsss.run, "_PROGRAMS", programs)
+    monkeypatch.setattr(wsss.project, "_PROGRAMS", programs)
     return made
 
 
@@ -72,12 +73,27 @@ def test_finished_steps_are_skipped(data, tmp_path, calls):
     assert len(calls) == 4
 
 
+def test_determinism_is_set_before_any_step(data, tmp_path, calls, monkeypatch):
+    """Also where the training that asks for it comes after a labeling, as of a project that was stopped."""
+    from wsss.training import building
+
+    monkeypatch.setattr(building, "make_deterministic", lambda: calls.append("set"))
+    monkeypatch.setattr(wsss.project, "read_summary", lambda folder: (None, None))
+    flags = {"data": data, "output": str(tmp_path / "project")}
+    carry_out_project(Options(**flags), lambda line: None)
+    assert "set" not in calls
+    calls.clear()
+    carry_out_project(Options(**flags, segmentation_options="--deterministic"), lambda line: None)
+    assert calls[0] == "set"
+    assert len(calls) == 3
+
+
 def test_a_changed_step_replaces_its_results_and_those_made_from_them(data, tmp_path, calls):
     options, collection = Options(data=data, output=str(tmp_path / "project")), open_collection(data)
     carry_out_all(options, collection)
     carry_out_all(Options(data=data, output=options.output, label_options="--scales 2"), collection)
     again = [arguments[arguments.index("--output") + 1] for arguments in calls[4:]]
-    # what the stand-in writes tells the labels apart; the later steps read other inputs then
+    # the stand-in writes other labels; the later steps read other inputs then
     assert [os.path.basename(path) for path in again] == ["labels", "segmentation", "val_masks"]
     assert all("--overwrite" in arguments for arguments in calls[4:])
     assert not any("--overwrite" in arguments for arguments in calls[:4])
@@ -92,7 +108,7 @@ def test_a_step_that_was_killed_while_it_replaced_others_goes_on(data, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(wsss.run._PROGRAMS, "train", killed)
+        patch.setitem(wsss.project._PROGRAMS, "train", killed)
         with pytest.raises(KeyboardInterrupt):
             carry_out_all(changed, collection)
     carry_out_all(changed, collection)
@@ -108,7 +124,7 @@ def test_a_step_that_was_killed_at_first_goes_on_without_replacing(data, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(wsss.run._PROGRAMS, "train", killed)
+        patch.setitem(wsss.project._PROGRAMS, "train", killed)
         with pytest.raises(KeyboardInterrupt):
             carry_out_all(options, collection)
     carry_out_all(options, collection)

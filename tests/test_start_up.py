@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from wsss.__main__ import COMMANDS
+from wsss.data.images import encode_mask
 
 SLOW_TO_IMPORT = ("apache_beam", "keras", "matplotlib", "numba", "scipy", "tensorflow")
 # Ctrl-C at the first import of one of these.
@@ -32,9 +34,12 @@ def run(code, *arguments, **environment):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_during_the_start_of_a_command_is_one_line(command, tmp_path):
+    (tmp_path / "a.png").write_bytes(encode_mask(np.zeros((2, 2), np.uint8)))
+    classes = tmp_path / "classes.txt"
+    classes.write_text("cow")
     arguments = {
         "convert": [str(tmp_path / "a.pth"), str(tmp_path / "b.keras")],
-        "evaluate": ["--predictions", str(tmp_path), "--truth", str(tmp_path)],
+        "evaluate": ["--predictions", str(tmp_path), "--truth", str(tmp_path), "--classes", str(classes)],
         "demo": ["--output", str(tmp_path / "demo")],
         "report": [str(tmp_path)],
     }.get(command, ["--help"])

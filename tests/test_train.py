@@ -171,13 +171,21 @@ def test_images_that_are_too_small_for_a_backbone_are_one_line(data, tmp_path, c
     assert "too small for --backbone" in line
 
 
+LONG_ENOUGH_TO_KILL = {"epochs": 3, "model": "seam", "view": "affine"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    output = str(tmp_path_factory.mktemp("runs") / "undisturbed")
+    run(command_line(data, output, **LONG_ENOUGH_TO_KILL))
+    return output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("saved_steps", [0, 3])
-def test_a_killed_run_goes_on_to_the_same_end(saved_steps, data, tmp_path):
-    flags = {"epochs": 3, "checkpoint_steps": saved_steps, "model": "seam", "view": "affine"}
-    undisturbed, killed = str(tmp_path / "undisturbed"), str(tmp_path / "killed")
-    run(command_line(data, undisturbed, **flags))
-
+def test_a_killed_run_goes_on_to_the_same_end(saved_steps, undisturbed, data, tmp_path):
+    flags = {"checkpoint_steps": saved_steps, **LONG_ENOUGH_TO_KILL}
+    killed = str(tmp_path / "killed")
     process = start(command_line(data, killed, progress_seconds=0, **flags))
     target = f"epoch 2/3, step {STEPS_PER_EPOCH - 1}/"
     assert any(target in line for line in process.stdout), process.stderr.read()

@@ -40,7 +40,7 @@ _PUBLIC = {
     "label_collection": "wsss.pipeline.api",
     "predict_masks": "wsss.pipeline.api",
     "export_masks": "wsss.pipeline.export",
-    "run_project": "wsss.run",
+    "run_project": "wsss.project",
     "convert_weights": "wsss.weights.conversion",
 }
 _PACKAGES = (

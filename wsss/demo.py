@@ -25,7 +25,7 @@ _enough = cli.Number(int, lambda value: value >= 40, "a whole number, at least 4
 class Options(cli.Options):
     """Options of `python -m wsss.demo`."""
 
-    output: str = cli.option("demo", "folder for everything")
+    output: str = cli.option("demo", "folder for everything", metavar="DIR")
     num_images: int = cli.option(
         240, "scenes drawn, at least 40", kind=_enough, deprecated={"--images": None}
     )

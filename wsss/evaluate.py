@@ -19,10 +19,13 @@ class Options(cli.Options):
     predictions: str = cli.option(
         cli.REQUIRED,
         "output of pseudo_labels.py, a folder of ID.png masks or of ID.npz scores, or a collection",
+        metavar="DIR",
     )
-    truth: str = cli.option(cli.REQUIRED, "folder of ID.png masks, or a collection with masks")
+    truth: str = cli.option(cli.REQUIRED, "folder of ID.png masks, or a collection with masks", metavar="DIR")
     split: str = cli.option("train", "split of a collection, or all")
-    classes: str = cli.option("", "text file, a foreground class a line; default: as the collection says")
+    classes: str = cli.option(
+        "", "text file, a foreground class a line; default: as the collection says", metavar="FILE"
+    )
     background_threshold: float | None = cli.option(
         None,
         "of scores: score of the background, in [0, 1]; default: the best",
@@ -45,7 +48,9 @@ class Options(cli.Options):
         "skip images without a prediction; default: all their pixels are ignored predictions",
         deprecated={"--leave_out_missing": True},
     )
-    output: str = cli.option("", "folder for metrics.json, classes.csv, threshold_curve.csv and .png")
+    output: str = cli.option(
+        "", "folder for metrics.json, classes.csv, threshold_curve.csv and .png", metavar="DIR"
+    )
     overwrite: bool = cli.option(False, "replace the evaluation in --output, once the new one is complete")
 
 

@@ -8,6 +8,7 @@ those that were labeled; `--images` or `--data` names another place. `wsss.prepa
 Beside the files of the format:
 
     summary.json    format, counts of images, splits and of what was left out
+    files.txt       names of the files: others that lie among them are never removed
     errors.jsonl    one line for each image that was left out: id, stage, reason, detail, remedy
 """
 

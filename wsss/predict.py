@@ -35,7 +35,8 @@ def make_parser() -> cli.Parser:
         description="Writes a mask for each image of a folder. Beam's own flags may be added.",
         leave_out=("data", *NEW_IMAGES),
     )
-    parser.add_argument("--images", required=True, help="folder of images, local or gs://, with sub-folders")
+    help_text = "folder of images, local or gs://, with sub-folders"
+    parser.add_argument("--images", required=True, metavar="DIR", help=help_text)
     return parser
 
 

@@ -55,15 +55,13 @@ def label(options: "Options", beam_argv: Sequence[str] = ()) -> int:
     except KeyboardInterrupt:
         print("Interrupted; finished shards are kept, the same command resumes.")
         return 130
-    for warning in result.warnings:
-        print("warning:", warning)
-    print(result.line, "→", result.output)
+    print(*result.lines(), sep="\n")
     total = result.labeled + result.failed
     if total:
         print(f"Report: {io.join(result.output, 'report.html')}")
     if result.failed:
         print(f"Why images failed stands in {io.join(result.output, 'errors.jsonl')}.")
-    if total and result.failed / total > options.max_error_rate:
+    if result.failed_fraction > options.max_error_rate:
         print(
             f"error: {result.failed} of {total} images failed, more than --max_error_rate "
             f"{options.max_error_rate:g} allows; see errors.jsonl.",

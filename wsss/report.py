@@ -1,4 +1,7 @@
-"""Writes `report.html` of a finished pseudo-label job again: `python -m wsss.report LABELS`."""
+"""Writes `report.html` of a finished pseudo-label job again: `python -m wsss.report LABELS`.
+
+Of a job on a cluster whose program did not wait for it (`--detach`, a template), it writes all results.
+"""
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError, program
@@ -7,8 +10,11 @@ from wsss.common.output_folder import read_marker
 
 @program
 def main(argv: list[str] | None = None) -> int:
-    """Writes `report.html` again from the files of a finished job."""
-    from wsss.pipeline.report import read_summary, write_report
+    """Writes `report.html` again from the files of a finished job, or all results of one that was left."""
+    from wsss.pipeline.job.unfinished import gather_results
+    from wsss.pipeline.output import Layout
+    from wsss.pipeline.report import read_summary
+    from wsss.pipeline.report_page import write_report
 
     parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")
@@ -19,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
             f"{folder} holds no pseudo labels that wsss wrote. Name the `--output` of a finished "
             "`wsss pseudo_labels` or `wsss predict`."
         )
+    kept = frozenset(io.join(folder, name) for name in marker.kept)
+    gathered = gather_results(Layout(folder, kept))
+    if gathered is not None:
+        print(*gathered.lines(), sep="\n")
     summary, metrics = read_summary(folder)
     io.remove_unfinished(folder, "report.html")
     print(write_report(folder, summary, metrics))

@@ -69,7 +69,7 @@ def test_strides_become_dilation_in_every_kind_of_layer(way, output_stride):
     assert_equal_where_both_are(model, size, output_stride, 4)
 
 
-def test_uneven_padding_is_centred():
+def test_uneven_padding_is_centered():
     """MobileNet pads below and right only; the dense windows have their center on the cell."""
     keras.utils.set_random_seed(0)
     padding = ((0, 1), (0, 1))

@@ -22,6 +22,7 @@ class Example(cli.Options):
     mirror: bool = cli.option(True, "mirror too", deprecated={"--no_mirror": False})
     kind: str = cli.option("png", "format", choices=("png", "npz"))
     steps: int | None = cli.option(None, "steps; default: as published", kind=cli.positive_int)
+    stages: str = cli.option("none", "stages", choices=("none", "walk,crf"))
 
     def check(self):
         if self.kind == "npz" and not self.mirror:
@@ -75,6 +76,13 @@ def test_help_shows_defaults_and_hides_older_spellings():
     assert "(default: 3,4)" in text
     assert "old_rate" not in text
     assert "no_mirror" not in text
+
+
+def test_help_shows_what_kind_of_value_a_flag_takes():
+    text = cli.make_parser(Example, prog="example", description=None).format_help()
+    for shown in ("--rate X", "--steps N", "--size LOW,HIGH", "--kind {png,npz}"):
+        assert shown in text
+    assert "{none | walk,crf}" in text  # a choice with a comma is not taken for two
 
 
 def parser_of(name):

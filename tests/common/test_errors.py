@@ -66,7 +66,7 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(capsys, error, parts, 
         ("failed to allocate memory [Op:Conv2D]", "Memory ran out."),
     ],
 )
-def test_errors_of_a_disk_that_tensorflow_tells_in_words_are_one_line(text, line):
+def test_errors_of_a_disk_that_tensorflow_reports_in_words_are_one_line(text, line):
     kind = type(
         "ResourceExhaustedError", (Exception,), {"__module__": "tensorflow.python.framework.errors_impl"}
     )

@@ -57,7 +57,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_one_file_are_told_from_others(tmp_path):
+def test_leftovers_of_one_file_are_distinguished_from_others(tmp_path):
     left = [tmp_path / f".{name}.{'0' * 32}.unfinished" for name in ("x", "x.y")]
     for path in left:
         path.touch()
@@ -171,3 +171,8 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"data": ')
     with pytest.raises(UserError, match=r"config\.json must hold JSON"):
         io.read_json(tmp_path / "config.json")
+
+
+def test_half_a_character_of_json_comes_back_as_it_was(tmp_path):
+    io.write_json(tmp_path / "a.json", {"detail": "size \ud800"})
+    assert io.read_json(tmp_path / "a.json") == {"detail": "size \ud800"}

@@ -72,6 +72,7 @@ def test_a_wrong_input_is_one_line_on_stderr(arguments, named, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has oneDNN on x86 only")
 def test_onednn_is_used_where_asked_for_and_not_where_the_user_forbids_it():
     code = (

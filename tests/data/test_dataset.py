@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from tests.data.test_images import encoded, oriented, picture
 from wsss.common import fingerprint, io
 from wsss.common.errors import UserError
-from wsss.data.dataset import (
-    FINGERPRINTS,
-    Record,
-    format_example,
-    open_collection,
-    parse_example,
-    shard_name,
-    write_metadata,
-)
+from wsss.data.dataset import FINGERPRINTS, open_collection, shard_name, write_metadata
 from wsss.data.images import encode_mask
+from wsss.data.records import Record, format_example, parse_example
 from wsss.data.tfrecord import decode_example, encode_example, read_records, write_records
 
 
@@ -40,11 +33,11 @@ def write_collection(directory, masks=True):
     for split, shards in splits.items():
         sizes[split] = 0
         for index, shard in enumerate(shards):
-            path = io.join(directory, shard_name("things", split, index, len(shards)))
+            path = io.join(directory, shard_name("objects", split, index, len(shards)))
             sizes[split] += write_records(path, map(format_example, shard))[1]
     collection = write_metadata(
         str(directory),
-        name="things",
+        name="objects",
         class_names=("cat", "dog"),
         shard_lengths={split: [len(shard) for shard in shards] for split, shards in splits.items()},
         split_bytes=sizes,
@@ -57,7 +50,7 @@ def test_a_written_collection_is_read_back(tmp_path):
     written, records = write_collection(tmp_path)
     collection = open_collection(str(tmp_path))
     assert collection == written
-    assert collection.name == "things"
+    assert collection.name == "objects"
     assert collection.class_names == ("cat", "dog")
     assert collection.split_sizes == {"train": 2, "val": 1}
     assert collection.has_masks
@@ -131,10 +124,10 @@ def test_opening_nothing_says_what_to_do(tmp_path):
 def test_the_name_of_a_tfds_data_set_works_wherever_a_folder_does(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
-    _, records = write_collection(tmp_path / "things" / "1.0.0")
+    _, records = write_collection(tmp_path / "objects" / "1.0.0")
     builder = tfds.builder
     monkeypatch.setattr(tfds, "builder", lambda name: builder(name, data_dir=tmp_path))
-    assert list(open_collection("things").read("train")) == records[:2]
+    assert list(open_collection("objects").read("train")) == records[:2]
     with pytest.raises(UserError, match="download_and_prepare"):
         open_collection("mnist")
 
@@ -146,7 +139,7 @@ def test_a_foreign_collection_of_tfds_opens_without_preparation(tmp_path):
     kept = {"image": features["featuresDict"]["features"]["image"], "label": label}
     io.write_json(tmp_path / "features.json", {"featuresDict": {"features": kept}})
     (tmp_path / "labels.labels.txt").rename(tmp_path / "label.labels.txt")
-    name = shard_name("things", "val", 0, 1)
+    name = shard_name("objects", "val", 0, 1)
     write_records(tmp_path / name, [encode_example({"image": encoded(picture()), "label": 1})])
     (record,) = open_collection(str(tmp_path)).read("val")
     assert record.image_id == f"{name}__0"

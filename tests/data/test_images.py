@@ -89,7 +89,7 @@ def _animated(format):
         (encoded(picture().convert("L"), "BMP"), "format"),
     ],
 )
-def test_what_cannot_be_used_is_told_apart(data, reason):
+def test_what_cannot_be_used_is_distinguished(data, reason):
     with pytest.raises(BadImage) as caught:
         inspect_image(data)
     assert caught.value.reason == reason

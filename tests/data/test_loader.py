@@ -12,11 +12,12 @@ from wsss.common import io
 from wsss.common.errors import UserError, one_line
 from wsss.data import images
 from wsss.data.augment import Augmentation
-from wsss.data.dataset import Record, format_example, shard_name, write_metadata
+from wsss.data.dataset import shard_name, write_metadata
 from wsss.data.loader import (
     steps_per_epoch,
     training_dataset,
 )
+from wsss.data.records import Record, format_example
 from wsss.data.tfrecord import read_records, write_records
 
 SMALL = {"batch_size": 4, "image_size": 8, "seed": 3}

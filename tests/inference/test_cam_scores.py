@@ -76,39 +76,39 @@ def test_the_merge_equals_resizing_every_map_twice(classes, seed):
 @golden_cases("e_merge")
 def test_the_merge_of_scales_and_mirrors_equals_the_published_one(case):
     size = tuple(int(side) for side in case["orig_size_hw"])
-    keys = case["keys"]
+    class_ids = case["keys"]
     scales = sum(key.endswith("flip0") for key in case.keys)
     cams = []
     for scale in range(scales):
-        straight, mirrored = (case[f"cam_rv_scale{scale}_flip{flip}"][1:][keys] for flip in (0, 1))
+        straight, mirrored = (case[f"cam_rv_scale{scale}_flip{flip}"][1:][class_ids] for flip in (0, 1))
         cams.append(straight + mirrored[:, :, ::-1])
     # the recorded maps are at the scaled image's size already: the first of the two matrices is the identity
     summed = merge_scales(cams, [cam.shape[1:] for cam in cams], size)
     scores = normalize_scores(summed)
 
     published = case["norm_cam_all"]
-    assert_close(scores, np.maximum(published[keys], 0), atol=1e-5)
+    assert_close(scores, np.maximum(published[class_ids], 0), atol=1e-5)
     assert_close(scores, np.maximum(case["norm_cam_present"], 0), atol=1e-5)
-    absent = np.setdiff1d(np.arange(len(published)), keys)
+    absent = np.setdiff1d(np.arange(len(published)), class_ids)
     assert np.all(published[absent] == -1)
-    np.testing.assert_array_equal(case["label20"].nonzero()[0], keys)
+    np.testing.assert_array_equal(case["label20"].nonzero()[0], class_ids)
     # what the published code sets to zero lies within epsilon of the minimum; there our score is zero too
-    thresholded = case["sum_cam_after_threshold"][keys]
+    thresholded = case["sum_cam_after_threshold"][class_ids]
     assert np.all(scores[thresholded == 0] == 0)
     rectified = np.maximum(summed, 0)
     np.testing.assert_allclose(rectified[thresholded > 0], thresholded[thresholded > 0], atol=1e-5)
     for index, (height, width) in enumerate(case["scale_sizes_hw"][:: len(case["scale_sizes_hw"]) // scales]):
         assert cams[index].shape[1:] == (height, width)
 
-    mask = mask_from_scores(scores, keys, background_scores(scores, threshold=0.26))
+    mask = mask_from_scores(scores, class_ids, background_scores(scores, threshold=0.26))
     assert np.mean(mask == case["pred_alpha026"]) >= 0.999
 
 
 @golden_cases("i_irn_cam_merge")
 def test_the_merge_of_irn_equals_the_published_one(case):
     """IRN divides by the maximum where SEAM stretches from the minimum."""
-    keys = case["keys"]
-    cams = [case[name][keys] for name in sorted(case.keys) if name.startswith("net_out_scale")]
+    class_ids = case["keys"]
+    cams = [case[name][class_ids] for name in sorted(case.keys) if name.startswith("net_out_scale")]
     height, width = map(int, case["size_hw"])
 
     def merged(size):
@@ -179,9 +179,9 @@ def test_cells_hold_means_and_zeros_beyond_the_edge():
 
 @golden_cases("f_rw")
 def test_the_way_to_the_grid_of_the_walk_and_back_equals_the_published_one(case):
-    cams, keys = case["cams"], case["keys"]
+    cams, class_ids = case["cams"], case["keys"]
     pooled = case["cam_pooled21"]
-    np.testing.assert_allclose(mean_of_cells(cams, pooled.shape[1:]), pooled[keys + 1], atol=1e-6)
+    np.testing.assert_allclose(mean_of_cells(cams, pooled.shape[1:]), pooled[class_ids + 1], atol=1e-6)
     walked = case["cam_rw_low"]
     if not case["crf"]:
         enlarged = enlarge_cells(walked, cams.shape[1:])

@@ -11,7 +11,7 @@ from tests.stand_in import stand_in_model
 from wsss.common.errors import UserError
 from wsss.inference import settings as settings_module
 from wsss.inference.cam_scores import merge_scales, view_agreement
-from wsss.inference.predictor import CamPredictor
+from wsss.inference.predictor import LARGEST_MIN_SIDE, CamPredictor, smallest_side
 from wsss.inference.settings import find_device
 from wsss.inference.tiling import executor
 from wsss.inference.tiling.executor import TiledExecutor
@@ -207,6 +207,21 @@ def test_a_long_side_beyond_the_limit_is_shrunk_and_no_other():
     assert small.scaled_sizes == ((10, 20), (20, 40))
     (never,) = CamPredictor(stand_in_model(), scales=(1.0,), max_side=0).predict(photographs(1, (30, 80)))
     assert never.scaled_sizes == ((30, 80),)
+
+
+def test_a_long_side_below_the_least_is_enlarged_and_its_map_has_the_size_of_the_image():
+    predictor = CamPredictor(stand_in_model(), scales=(0.5, 1.0), min_side=40)
+    (small,) = predictor.predict(photographs(1, (10, 20)))
+    assert small.scaled_sizes == ((10, 20), (20, 40))
+    assert merge_scales(small.cams, small.scaled_sizes, (10, 20)).shape == (3, 10, 20)
+    (large,) = predictor.predict(photographs(1, (30, 80)))
+    assert large.scaled_sizes == ((15, 40), (30, 80))
+
+
+def test_the_least_side_is_the_least_that_was_trained_but_never_above_that_of_photographs():
+    assert smallest_side(112, (96, 144)) == 96
+    assert smallest_side(224, None) == 224
+    assert smallest_side(448, (448, 768)) == LARGEST_MIN_SIDE == 256
 
 
 def test_an_image_of_one_pixel_has_a_map():

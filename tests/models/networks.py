@@ -1,4 +1,4 @@
-"""Small networks and data that the tests of the models share."""
+"""Small networks and data of the tests of the models."""
 
 import keras
 import numpy as np

@@ -89,7 +89,7 @@ def trained():
     return model, history.history
 
 
-def test_training_lowers_the_loss_and_tells_its_terms(trained):
+def test_training_lowers_the_loss_and_records_its_terms(trained):
     _, history = trained
     assert history["loss"][-1] < 0.7 * history["loss"][0]
     weighted = [

@@ -7,7 +7,7 @@ from keras import layers
 
 import wsss.models
 from tests.gradients import loss_gradients, to_numpy
-from tests.models.networks import CLASSES, images_and_labels, losses_of, tiny_model
+from tests.models.networks import ALWAYS_COMPILED, CLASSES, images_and_labels, losses_of, tiny_model
 from wsss.backbones.tiny import small_backbone
 from wsss.models.cam_classifier import CamClassifier, loss_from_logits
 from wsss.models.pixel2prototype import Pixel2Prototype
@@ -99,7 +99,7 @@ def test_weights_of_images_and_of_the_loss_scale_it():
 
     def loss(loss_weights=None, **weights):
         model = tiny_model("classifier")
-        model.compile("sgd", "binary_crossentropy", loss_weights)
+        model.compile("sgd", "binary_crossentropy", loss_weights, run_eagerly=not ALWAYS_COMPILED)
         return losses_of(model.fit(images, labels, verbose=0, **weights))["classification_loss"]
 
     plain = loss()

@@ -11,7 +11,10 @@ from wsss.models.cam_classifier import CamClassifier
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 
-each_model = pytest.mark.parametrize("kind", MODELS)
+# In the fast lane SEAM with affine views, and its subclass with rescaled ones.
+each_model = pytest.mark.parametrize(
+    "kind", ["seam_affine", "pixel2prototype", pytest.param("seam_rescale", marks=pytest.mark.slow)]
+)
 
 # Every option, none at its default.
 SEAM_OPTIONS = {
@@ -114,7 +117,10 @@ def test_legacy_weights_and_config_give_the_model_back(kind, tmp_path):
         np.testing.assert_array_equal(actual, expected)
 
 
-@each_model
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "seam_rescale" else pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS],
+)
 def test_fit_takes_datasets_validation_and_callbacks(kind, tmp_path):
     tf = pytest.importorskip("tensorflow", reason="tf.data needs TensorFlow, if not as the backend")
     images, labels = images_and_labels()
@@ -230,6 +236,7 @@ def test_half_precision_trains(kind, policy, tolerance, tmp_path):
     np.testing.assert_array_equal(again.predict_on_batch(images), model.predict_on_batch(images))
 
 
+@pytest.mark.slow
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
 @pytest.mark.parametrize("kind", ["seam_rescale", "pixel2prototype"])
 def test_two_replicas_train_as_one(kind, two_replicas):

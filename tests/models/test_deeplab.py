@@ -57,7 +57,9 @@ def test_configuration_survives_json(head):
     assert [tuple(w.shape) for w in again.weights] == [tuple(w.shape) for w in model.weights]
 
 
-@each_head
+@pytest.mark.parametrize(
+    "head", [HEADS[0], *(pytest.param(head, marks=pytest.mark.slow) for head in HEADS[1:])]
+)
 def test_saved_model_is_equal_and_trains_on_alike(head, tmp_path):
     images, labels = squares()
     model = small_model(head)
@@ -162,6 +164,7 @@ def test_half_precision_trains(policy, tolerance, tmp_path):
     np.testing.assert_array_equal(again.predict_on_batch(images), model.predict_on_batch(images))
 
 
+@pytest.mark.slow
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_train_as_one(two_replicas):
     images, labels = squares(4)
@@ -195,9 +198,8 @@ def test_compiled_training_equals_the_eager_one():
     assert compiled == pytest.approx(eager, rel=2e-4)
 
 
-@pytest.mark.parametrize(
-    "head", ["deeplabv3plus", *(pytest.param(head, marks=pytest.mark.slow) for head in HEADS[1:])]
-)
+@pytest.mark.slow
+@each_head
 def test_it_learns_where_the_squares_are(head):
     images, labels = squares(8)
     model = small_model(head, run_eagerly=False)

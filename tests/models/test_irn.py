@@ -101,6 +101,7 @@ def test_saved_model_is_the_same_model(trained, tmp_path):
     assert len(again.trainable_variables) == len(model.trainable_variables)
 
 
+@pytest.mark.slow
 @pytest.mark.backends("tensorflow", reason="tf.distribute")
 def test_two_replicas_equal_one(two_replicas):
     images, labels = squares(4)

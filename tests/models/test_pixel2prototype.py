@@ -73,9 +73,8 @@ def test_projection_learns_from_the_contrast_alone():
 def test_classification_is_part_of_the_loss():
     images, labels = images_and_labels()
     model = tiny_model("pixel2prototype", ER_reg_coef=0.0, ECR_reg_coef=0.0, min_pooling_coef=0.0)
-    logs = losses_of(model.fit(images, labels, epochs=15, verbose=0))
-    first = losses_of(tiny_model("pixel2prototype").fit(images, labels, verbose=0))
-    assert logs["classification_loss"] < first["classification_loss"]
+    losses = model.fit(images, labels, epochs=5, verbose=0).history["classification_loss"]
+    assert losses[-1] < 0.99 * losses[0]
 
 
 def test_affine_views_are_compared_pixel_by_pixel():

@@ -1,4 +1,4 @@
-"""Recorded training steps of SEAM and Pixel-to-Prototype Contrast, on one replica and on two.
+"""Recorded training steps of SEAM and Pixel-to-Prototype Contrast, the latter on two replicas too.
 
 The recordings train by SGD with the released code's momentum (5e-4), weight decay on kernels and ten times
 the learning rate for new layers; the first stages and every batch normalization are frozen, and dropout is
@@ -26,9 +26,6 @@ from wsss.weights.mapping import load_tensors, published_tensors, published_vari
 from wsss.weights.published import build_network
 
 pytestmark = pytest.mark.slow
-each_number_of_replicas = pytest.mark.parametrize(
-    "replicas", [1, pytest.param(2, marks=pytest.mark.backends("tensorflow", reason="tf.distribute"))]
-)
 NEW_LAYERS = ("cam_head", "correlation_low", "correlation_high", "correlation_embedding", "projection")
 STEP_TOLERANCE = (1e-5, 5e-5, 1e-4)  # of the losses at each step
 
@@ -182,21 +179,19 @@ def contrast_terms(recorded):
     }
 
 
-@pytest.fixture
-def strategy(replicas, request):
-    return request.getfixturevalue("two_replicas") if replicas == 2 else None
-
-
-@each_number_of_replicas
 @golden_cases("j_train_seam")
-def test_seam_trains_as_recorded(case, strategy):
-    run = train(case, "seam", golden_file("c_names_resnet38_seam.txt"), strategy)
+def test_seam_trains_as_recorded(case):
+    run = train(case, "seam", golden_file("c_names_resnet38_seam.txt"), replicas=None)
     compare(case, run, seam_terms)
 
 
-@each_number_of_replicas
+@pytest.mark.parametrize(
+    "replicas", [1, pytest.param(2, marks=pytest.mark.backends("tensorflow", reason="tf.distribute"))]
+)
 @golden_cases("j_train_ppc")
-def test_pixel_to_prototype_contrast_trains_as_recorded(case, strategy):
+def test_pixel_to_prototype_contrast_trains_as_recorded(case, replicas, request):
+    """On two replicas too: its terms are SEAM's and those of the contrast."""
+    strategy = request.getfixturevalue("two_replicas") if replicas == 2 else None
     run = train(case, "pixel2prototype", golden_file("c_names_resnet38_contrast.txt"), strategy)
     compare(case, run, contrast_terms)
     for step, recording in enumerate(run.steps):

@@ -225,14 +225,14 @@ def test_repaired_background_is_the_mean_of_the_pixels_with_the_least_foreground
 
 
 @properties
-@given(seed=seeds, share=st.sampled_from([0.0, 0.25, 0.5, 1.0]), random=st.booleans())
-def test_sample_is_a_share_of_every_class(seed, share, random):
+@given(seed=seeds, fraction=st.sampled_from([0.0, 0.25, 0.5, 1.0]), random=st.booleans())
+def test_sample_is_a_fraction_of_every_class(seed, fraction, random):
     labels = np.random.default_rng(seed).integers(0, 4, 40).astype("int32")
     tensor = ops.convert_to_tensor(labels)
-    chosen = [ops.convert_to_numpy(sample_pixels(tensor, share, 7 if random else None)) for _ in range(2)]
+    chosen = [ops.convert_to_numpy(sample_pixels(tensor, fraction, 7 if random else None)) for _ in range(2)]
     assert np.array_equal(*chosen)
     for label in range(4):
-        assert chosen[0][labels == label].sum() == int(share * np.sum(labels == label))
+        assert chosen[0][labels == label].sum() == int(fraction * np.sum(labels == label))
 
 
 def test_another_seed_takes_other_pixels():

@@ -1,10 +1,16 @@
 """The pipeline as functions."""
 
+import json
+import shutil
+
 import pytest
 
 from tests.pseudo_label_cases import tree
 from wsss import label_collection, predict_masks
 from wsss.common.errors import UserError
+from wsss.pipeline.job.settings import resolve
+from wsss.pipeline.options import Options
+from wsss.pipeline.trained_run import open_trained_run
 
 
 def test_labels_are_those_of_the_program(labels, run, tmp_path, capsys):
@@ -38,3 +44,20 @@ def test_an_option_out_of_range_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="background_threshold"):
         label_collection(run, output=str(tmp_path / "labels"), background_threshold=3.0)
     assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "expected"),
+    [
+        ({"image_size": 224, "long_side": [96, 144]}, None, 96),
+        ({"image_size": 224, "long_side": [96, 144]}, 0, 0),
+        ({"image_size": 448, "long_side": None}, None, 256),
+        ({}, None, 0),
+    ],
+)
+def test_small_images_are_enlarged_to_what_the_run_was_trained_at(run, tmp_path, trained, given, expected):
+    folder = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "options": trained}))
+    settings = resolve(Options(min_side=given), open_trained_run(str(folder)))
+    assert settings.output.recorded["min_side"] == expected

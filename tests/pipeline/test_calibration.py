@@ -10,7 +10,7 @@ from tests.pseudo_label_cases import label, tree
 from wsss import predict_masks
 from wsss.common import io
 from wsss.common.errors import UserError
-from wsss.pipeline.calibration import Calibration, calibrated_threshold, keep_calibration
+from wsss.pipeline.job.calibration import Calibration, calibrated_threshold, keep_calibration
 from wsss.pipeline.trained_run import open_trained_run
 from wsss.predict import main as predict
 

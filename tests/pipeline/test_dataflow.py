@@ -8,6 +8,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from tests.gcs_emulator import emulated_bucket
 from tests.pseudo_label_cases import make_records, write_collection, write_run
 from wsss.common import io
+from wsss.pipeline.stages.plan_files import read_plan
 from wsss.prepare import main as prepare
 from wsss.pseudo_labels import main
 
@@ -64,6 +65,22 @@ def test_the_graph_is_small_and_asks_for_the_accelerator_in_every_stage_of_a_sha
     for stage in stages:
         hints = components.environments[stage.environment_id].resource_hints
         assert list(hints.values()) == [accelerator.encode()], stage.unique_name
+
+
+def test_the_graph_holds_no_name_of_an_image_of_a_folder_and_the_plan_beside_the_output_all(bucket):
+    images = {f"photo_{index:02d}": record.image_bytes for index, record in enumerate(make_records(12))}
+    for name, image in images.items():
+        io.write_bytes(f"{bucket}/photos/{name}.png", image)
+    template = f"--template_location={bucket}/template.json"
+    flags = ("--images_per_shard=2", "--image_labels=predicted")
+    assert submit(bucket, template, f"--data={bucket}/photos", *flags) == 0
+    (path,) = io.list_files(f"{bucket}/temp_location/*/pipeline.pb")
+    assert b"photo_" not in io.read_bytes(path)
+    (plan,) = io.list_files(f"{bucket}/output/.plan/*.json")
+    shards = list(read_plan(plan))
+    assert len(shards) == 6
+    paths = dict(pair for shard in shards for pair in shard.image_paths)
+    assert paths == {name: f"{bucket}/photos/{name}.png" for name in images}
 
 
 def test_what_is_chosen_by_a_job_of_its_own_does_not_go_with_a_template(bucket, capsys):

@@ -1,4 +1,4 @@
-"""The graph of the pipeline, looked at before it runs."""
+"""The graph of the pipeline, inspected before it runs."""
 
 import apache_beam as beam
 import pytest

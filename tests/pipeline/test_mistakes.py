@@ -79,7 +79,7 @@ def test_a_users_mistake_is_one_line(run, tmp_path, capsys, flags, message):
     assert error.count("\n") == 1
 
 
-def test_a_model_without_affinities_is_told_before_any_work(run, tmp_path, capsys):
+def test_a_model_without_affinities_is_reported_before_any_work(run, tmp_path, capsys):
     assert label(tmp_path / "labels", run, "--refine", "walk", "--affinity_model", str(run)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: `--affinity_model {run}`: ")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -88,11 +89,14 @@ def test_the_summary_says_what_was_made_with_what(labels, records, run):
     assert (labels / "errors.jsonl").read_text() == ""
     assert len(list((labels / "previews").iterdir())) == 2
     page = (labels / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    shown = summary["pictures"]
+    assert page.count("data:image/jpeg;base64,") == len(shown) >= 2
+    assert page.count("data:image/png;base64,") == 2 * len(shown)  # mask and truth of each
+    assert "Mean IoU over the background threshold, of CAM scores: best" in page  # in words, of the SVG
     assert '<meta name="viewport" content="width=device-width' in page
     for color in ("000000", "800000", "008000"):  # of the masks: background and the first two classes
         assert f'style="background:#{color}"' in page
-    assert "http" not in page
+    assert not re.search("https?:", page)
 
 
 def test_the_report_can_be_written_anew_from_the_files(labels, tmp_path, capsys):
@@ -178,7 +182,7 @@ def test_the_background_threshold_may_be_left_to_the_images(run, tmp_path, capsy
     assert metrics["background_threshold"]["used_was_chosen"] == how
 
 
-def test_the_threshold_of_the_collection_is_adapted_to_each_image_unless_told(run, labels, tmp_path):
+def test_the_threshold_of_the_collection_is_adapted_to_each_image_by_default(run, labels, tmp_path):
     flags = ("--background_threshold", "0.4", "--threshold_adaptation", "1")
     assert label(tmp_path / "adapted", run, *flags) == 0
     assert tree(tmp_path / "adapted" / "masks") != tree(labels / "masks")  # 0.2 for all

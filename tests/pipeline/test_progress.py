@@ -31,7 +31,7 @@ def test_a_log_gets_a_line_now_and_then(clock, capsys):
             bar.update()
         bar.update(2)
     assert bar.n == 7
-    assert capsys.readouterr().out == "3 of 7 images\n7 of 7 images\n"
+    assert capsys.readouterr().err == "3 of 7 images\n7 of 7 images\n"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):

@@ -183,7 +183,7 @@ def test_an_interrupt_cancels_the_job_on_the_cluster(caplog):
     assert "The job job-1 is canceled" in caplog.text
 
 
-def test_a_job_that_cannot_be_cancelled_is_named_with_the_command_that_does():
+def test_a_job_that_cannot_be_canceled_is_named_with_the_command_that_does():
     pipeline = ClusterPipeline(KeyboardInterrupt(), RuntimeError("no route"))
     with pytest.raises(
         UserError, match=r"job-1 .*no route.*`gcloud dataflow jobs cancel job-1 .*--region=r`"

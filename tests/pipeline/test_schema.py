@@ -107,6 +107,7 @@ def test_a_manifest_survives_json(labels):
     assert manifest.image_ids == ("image_01", "image_04", "image_07", "image_10")
     value = io.read_json(path)
     assert [row.pop("image_id") for row in value.pop("rows")] == list(manifest.image_ids)
+    assert set(value.pop("pictures")) <= set(manifest.image_ids)
     assert manifest.to_json() == value
 
 

@@ -122,7 +122,7 @@ def test_what_is_for_cams_is_refused_in_one_line(flags, named, run, tmp_path, ca
     assert f"`{named}` is for class activation maps" in line
 
 
-def test_a_lone_model_file_is_told_by_its_map(run, data, tmp_path, capsys):
+def test_a_lone_model_file_is_recognized_by_its_map(run, data, tmp_path, capsys):
     path = tmp_path / "lone.keras"
     io.copy(f"{run}/model.keras", path)
     flags = ["--data", data, "--split", "train"]

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 
 import keras
+import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.kills import content
+from benchmarks.kills import WORKERS, content
 from tests.pseudo_label_cases import FLAGS, make_records, write_collection, write_run
 from tests.test_convert import WIDTH, random_tensors, write_torch
 from tests.training.small_runs import command_line, draw_collection
@@ -109,7 +111,7 @@ def run(program, inputs, output, *flags):
 
 
 def assert_one_line(written, output):
-    """Standard error tells which file of the output did not fit, and nothing else."""
+    """Standard error names the file of the output that did not fit, and nothing else."""
     error = written.err.strip()
     assert error.startswith("error: ")
     assert "No space left" in error
@@ -173,3 +175,23 @@ def test_old_results_stay_where_new_ones_do_not_fit(program, flags, inputs, disk
     disk.make_room()
     assert run(program, inputs, output, *flags, "--overwrite") == 0
     assert (output / "mine.txt").read_text() == "mine"
+
+
+def test_a_disk_that_is_full_under_worker_processes_is_one_line_too(tmp_path, disk, capfd):
+    from wsss.prepare import main
+
+    rng, photographs = np.random.default_rng(0), tmp_path / "photographs"
+    photographs.mkdir()
+    for name in "abcd":
+        Image.fromarray(rng.integers(0, 256, (200, 200, 3), np.uint8)).save(photographs / f"{name}.png")
+    (tmp_path / "tags.csv").write_text("id,cat,dog\na,1,0\nb,0,1\nc,1,1\nd,0,0\n")
+    source = ["--images", str(photographs), "--labels", str(tmp_path / "tags.csv"), "--shards", "2"]
+    output = disk.path / "output"
+    disk.leave(100_000)  # the plans, but no shard
+    assert main([*source, *WORKERS, "--output", str(output)]) == 2
+    assert_one_line(capfd.readouterr(), output)
+    disk.make_room()
+    assert main([*source, *WORKERS, "--output", str(output)]) == 0
+    assert main([*source, "--output", str(tmp_path / "undisturbed")]) == 0
+    assert content(output) == content(tmp_path / "undisturbed")
+    assert (disk.path / "notes.txt").read_text() == "mine"

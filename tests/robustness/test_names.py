@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.data.test_images import encoded, picture
 from wsss.common import io
 from wsss.common.file_names import file_name, image_id_of
-from wsss.data.dataset import Record, format_example, open_collection, shard_name, write_metadata
+from wsss.data.dataset import open_collection, shard_name, write_metadata
 from wsss.data.images import encode_mask
+from wsss.data.records import Record, format_example
 from wsss.data.tfrecord import write_records
 from wsss.pipeline.evaluation import evaluate, open_masks
 from wsss.pipeline.output import Layout

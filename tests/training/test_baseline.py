@@ -5,8 +5,12 @@ import math
 import pytest
 
 from tests.training.small_runs import draw_collection
+from wsss.common.errors import UserError
 from wsss.data.dataset import open_collection
+from wsss.data.synthetic import write_synthetic_collection
 from wsss.training.baseline import ConstantScores, constant_scores
+from wsss.training.loop import make_baseline
+from wsss.training.options import TrainingOptions
 
 
 def test_constant_scores_are_the_frequencies_of_the_tags(tmp_path):
@@ -32,3 +36,12 @@ def test_constant_scores_are_the_frequencies_of_the_tags(tmp_path):
 def test_a_network_has_learned_below_the_loss_and_above_the_precision(loss, average_precision, problem):
     found = ConstantScores(0.69, 0.5).find_problem(loss, average_precision)
     assert found is None if problem is None else problem in found
+
+
+def test_images_that_all_have_the_same_tags_are_refused_before_training(tmp_path):
+    collection = write_synthetic_collection(str(tmp_path / "same"), images=6, size=40, classes=1)
+    with pytest.raises(UserError, match=r"split train has the same tags \(striped_disc\)"):
+        make_baseline(TrainingOptions(data="same"), collection)
+    assert make_baseline(TrainingOptions(data="same", on_divergence="continue"), collection).same_tags
+    others = open_collection(draw_collection(tmp_path / "others"))
+    assert make_baseline(TrainingOptions(data="others"), others).same_tags == ()

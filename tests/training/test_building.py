@@ -49,6 +49,7 @@ def test_displacements_learn_ten_times_as_fast_as_edges():
     assert displacement.learning_rate_multiplier == 10 * edge.learning_rate_multiplier
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_does_one_operation_after_the_other():
     """Side by side they share the cores differently each time, and gradients differ in their last bits."""
     program = (

@@ -98,8 +98,8 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_weights_and_mean_lo
     assert keeper.progress == Progress(2, 0)
 
 
-class Figures(keras.callbacks.Callback):
-    """Gives each epoch the figures of a network that has not learned."""
+class FailingMetrics(keras.callbacks.Callback):
+    """Gives each epoch the metrics of a network that has not learned."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs |= {"classification_loss": 0.9, "val_map": np.float32(0.75 - epoch / 4)}
@@ -113,7 +113,7 @@ def test_what_a_monitor_concluded_outlives_a_kill(tmp_path):
         model = make_model()
         keeper = keeper_for(tmp_path / "state.npz", model, monitor=monitors[-1])
         if len(monitors) == 1:
-            fit(model, make_data(), [Figures(), monitors[-1], keeper], epochs=1)
+            fit(model, make_data(), [FailingMetrics(), monitors[-1], keeper], epochs=1)
     keeper.restore()
     first, second = monitors
     assert first.problem

@@ -81,7 +81,7 @@ def test_the_first_mis_shaped_tensor_is_named(backbone):
         load_tensors(backbone, tensors)
 
 
-def test_left_over_tensors_are_told_but_not_counters_and_aliases(backbone):
+def test_left_over_tensors_are_reported_but_not_counters_and_aliases(backbone):
     tensors = {
         **random_tensors(backbone),
         "bn7.num_batches_tracked": np.zeros((), "int64"),

@@ -192,9 +192,16 @@ def _add_flag(parser, field):
         return
     arguments["type"] = _converter(field)
     arguments["choices"] = metadata["choices"]
-    if not metadata["choices"]:
-        arguments["metavar"] = metadata["metavar"] or _plain_type(field).__name__.upper()
+    arguments["metavar"] = metadata["metavar"] or _metavar(field)
     parser.add_argument(field.name if metadata["positional"] else f"--{field.name}", **arguments)
+
+
+def _metavar(field):
+    """How the value of a flag is shown in the help; None leaves it to argparse, which lists the choices."""
+    choices = field.metadata["choices"]
+    if choices:
+        return f"{{{' | '.join(choices)}}}" if any("," in str(choice) for choice in choices) else None
+    return {int: "N", float: "X", str: "TEXT"}.get(_plain_type(field), "VALUE")
 
 
 def _add_deprecated(parser, field, spelling, value):

@@ -5,6 +5,7 @@ or Beam before it is called.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,6 +47,16 @@ def build_symbolically(model: Any, batch: Sequence[Any]) -> None:
     model._maybe_symbolic_build = lambda *args, **kwargs: None
 
 
+def without_autocast() -> Any:
+    """Context in which variables are read in their own number format, also within a layer of another.
+
+    Private: `keras.src.backend.common.variables.AutocastScope`, Keras 3.8 to 3.15.
+    """
+    from keras.src.backend.common.variables import AutocastScope
+
+    return AutocastScope(None)
+
+
 def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     """The spellings of all flags of a parser.
 
@@ -69,6 +80,35 @@ def add_beam_flags(parser: argparse.ArgumentParser) -> None:
             options_class._add_argparse_args(parser)
 
 
+def stream_matches(pattern: str) -> Iterator[Any]:
+    """Yields the `FileMetadata` of each remote file that a glob pattern matches; `match` holds all in memory.
+
+    Private: `FileSystem._list` and `_url_dirname`, Beam 2.65 to 2.77.
+    """
+    from apache_beam.io.filesystems import FileSystems
+
+    filesystem = FileSystems.get_filesystem(pattern)
+    folder = re.split(r"[\[*?]", pattern, maxsplit=1)[0]
+    if filesystem.has_dirs():
+        folder = filesystem._url_dirname(folder)
+    return filesystem.match_files(filesystem._list(folder), pattern)
+
+
+def job_id_of(result: Any) -> str:
+    """The id of a job on a portable runner, empty where there is none; Dataflow's result has a public one.
+
+    Private: `portable_runner.PipelineResult._job_id`, Beam 2.65 to 2.77.
+
+    Args:
+        result: `PipelineResult`.
+    """
+    return getattr(result, "_job_id", "")
+
+
+WORKER_MODULE = "wsss.pipeline.worker"
+"""What a worker process of a local job imports before it begins."""
+
+
 def local_beam_runner(options: Any) -> Any:
     """Beam's in-process runner, whose worker processes see the pipeline's options.
 
@@ -81,10 +121,13 @@ def local_beam_runner(options: Any) -> Any:
     Returns:
         `FnApiRunner`.
     """
+    from apache_beam.options.pipeline_options import SetupOptions
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+    setup = options.view_as(SetupOptions)
+    setup.beam_plugins = [*(setup.beam_plugins or []), WORKER_MODULE]
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))

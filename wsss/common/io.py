@@ -82,13 +82,13 @@ def list_files(pattern: Path) -> list[str]:
     return sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
 
 
-def list_versions(pattern: str) -> dict[str, str]:
-    """Size and time of each remote file that matches a glob pattern, by its path, from the listing alone."""
-    (result,) = _filesystems().match([os.fspath(pattern)])
-    return {
-        entry.path: f"{entry.size_in_bytes:x}-{entry.last_updated_in_seconds or 0}"
-        for entry in result.metadata_list
-    }
+def stream_versions(pattern: str) -> Iterator[tuple[str, str]]:
+    """Yields path, and size with time, of each remote file that matches a glob pattern: by listing alone."""
+    from wsss.common import compat
+
+    for entry in compat.stream_matches(os.fspath(pattern)):
+        if not entry.path.endswith("/"):
+            yield entry.path, f"{entry.size_in_bytes:x}-{entry.last_updated_in_seconds or 0}"
 
 
 def remove(path: Path) -> None:
@@ -178,18 +178,20 @@ def _shortened(name):
     return os.fsdecode(os.fsencode(name)[:150])
 
 
-def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Removes the temporary files that a killed process left in a local folder (not in its sub-folders).
+def remove_unfinished(folder: Path, name: str | None = None, *, below: bool = False) -> None:
+    """Removes the temporary files that a killed process left in a local folder.
 
     To be called only while nothing else writes there.
 
     Args:
         folder: path of the folder.
         name: of the only file whose temporary ones are removed; None: those of all files.
+        below: whether those in its sub-folders are removed too.
     """
     if not is_remote(folder):
         stem = "*" if name is None else f"{glob.escape(_shortened(name))}.{'[0-9a-f]' * 32}"
-        for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".{stem}{_UNFINISHED}")):
+        parts = ("**", f".{stem}{_UNFINISHED}") if below else (f".{stem}{_UNFINISHED}",)
+        for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), *parts), recursive=below):
             remove(path)
 
 
@@ -200,8 +202,17 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 file; a byte order mark is dropped."""
-    return read_bytes(path).decode("utf-8-sig")
+    """The content of a UTF-8 file; a byte order mark is dropped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file holds bytes that are no UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start} is {error.object[error.start]:#04x}"
+        raise UserError(f"{path} must be UTF-8 text. Save it as such. Received: {place}.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -241,8 +252,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file atomically, line ends as given."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes a UTF-8 file atomically, line ends as given; half a character of JSON is escaped again."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,12 +27,12 @@ def save_model(model: Any, path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         written, reproducible = (os.path.join(folder, name) for name in ("written.keras", "model.keras"))
         model.save(written)
-        _copy_without_circumstances(written, reproducible)
+        _copy_reproducibly(written, reproducible)
         os.remove(written)
         io.copy(reproducible, path)
 
 
-def _copy_without_circumstances(source, destination):
+def _copy_reproducibly(source, destination):
     """Copies a `.keras` file: without the time, and shared objects numbered in the order of the text."""
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(destination, "w") as copy:
         for name in sorted(archive.namelist()):

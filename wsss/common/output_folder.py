@@ -113,6 +113,7 @@ class OutputFolder:
         """
         if clear:
             self.clear()
+            io.remove_unfinished(self.path, below=True)
         folders = (pattern.rpartition("/")[0] for pattern in self.owned if "**" not in pattern)
         for folder in {self.path, *(io.join(self.path, name) for name in folders if name)}:
             io.remove_unfinished(folder)
@@ -128,7 +129,12 @@ class OutputFolder:
 
     def files(self) -> list[str]:
         """The output's own files in `path`, relative to it, in the order of `owned`."""
-        return [name for name in _matching(self.path, self.owned) if name not in self.kept]
+        return replace(self, replaces=False).results()
+
+    def results(self) -> list[str]:
+        """Files in `work` that belong to the output, relative to it, in the order of `owned`."""
+        kept = () if self.replaces else self.kept
+        return [name for name in _matching(self.work, self.owned) if name not in kept]
 
     def publish(self) -> None:
         """Puts the results in `work` in the places of the old ones. To be called when they are complete."""

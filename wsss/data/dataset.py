@@ -1,10 +1,6 @@
-"""The format on disk: TFRecord shards with TFDS's metadata beside them.
+"""The format on disk: TFRecord shards, `wsss.data.records` in a row, with TFDS's metadata beside them.
 
-A record holds `image` (the encoded bytes as the user gave them), `image_id`, `labels` (0-based foreground
-classes), `height`, `width` and `orientation` (EXIF 1..8; the size is that of the upright image) and, where
-the collection has masks, `mask` (gray PNG: 0 background, 1..K class, 255 ignore).
 `tfds.builder_from_directory(directory)` opens it, and `open_collection` opens most image collections of TFDS.
-Neither TensorFlow nor TFDS is imported to read a record.
 """
 
 import contextlib
@@ -14,7 +10,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -24,56 +19,14 @@ from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data import images
 from wsss.data.label_maps import LabelMaps
-from wsss.data.tfrecord import decode_example, encode_example, read_records
+from wsss.data.records import OUR_KEYS, Record, RecordKeys, parse_example, text_of
+from wsss.data.tfrecord import decode_example, read_records
 
 _INFO = "dataset_info.json"
 FINGERPRINTS = "fingerprints.json"
 _SHARD = "{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
 _ID_FEATURES = ("image_id", "image/id", "image/filename", "file_name", "filename", "id")
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image of a collection.
-
-    Attributes:
-        image_id: str, unique in its collection.
-        image_bytes: the encoded image (JPEG, PNG, …), not rotated.
-        labels: tuple of int, the classes present, 0-based foreground, ascending.
-        height, width: pixels of the upright image.
-        orientation: EXIF orientation, 1..8, that `images.decode_image` undoes.
-        mask_bytes: gray PNG of the upright mask, or None.
-    """
-
-    image_id: str
-    image_bytes: bytes = field(repr=False)
-    labels: tuple[int, ...]
-    height: int
-    width: int
-    orientation: int = 1
-    mask_bytes: bytes | None = field(default=None, repr=False)
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """uint8 RGB (height, width, 3), upright."""
-        return images.decode_image(self.image_bytes, self.orientation)
-
-    @cached_property
-    def mask(self) -> np.ndarray | None:
-        """uint8 (height, width), 0 background, 1..K class, 255 ignore; None where the collection has none."""
-        return None if self.mask_bytes is None else images.decode_mask(self.mask_bytes)
-
-
-@dataclass(frozen=True)
-class RecordKeys:
-    """Which features of an example hold what. The defaults are those of our own shards."""
-
-    image: str = "image"
-    labels: str = "labels"
-    image_id: str | None = "image_id"
-    mask: str | None = "mask"
-    size: bool = True  # `height`, `width` and `orientation` are recorded
 
 
 @dataclass(frozen=True)
@@ -95,7 +48,7 @@ class Collection:
     name: str
     class_names: tuple[str, ...]
     shard_lengths: dict[str, tuple[int, ...]]
-    keys: RecordKeys = RecordKeys()
+    keys: RecordKeys = OUR_KEYS
     fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False)
     label_maps: LabelMaps | None = None
 
@@ -213,7 +166,7 @@ class Collection:
         for path in (path for each in splits for path in self.shard_paths(each)):
             with contextlib.suppress(OSError, ValueError):
                 for serialized in read_records(path):
-                    counts.update(map(_text, decode_example(serialized).get(self.keys.image_id, ())[:1]))
+                    counts.update(map(text_of, decode_example(serialized).get(self.keys.image_id, ())[:1]))
         repeated = [image_id for image_id, count in counts.items() if count > 1]
         if repeated:
             remedy = f"Make them unique: `python -m wsss.prepare --tfds {self.directory} --output FOLDER`."
@@ -228,74 +181,6 @@ class Collection:
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     """File name of a shard, as TFDS has it."""
     return _SHARD.format(name=name, split=split, shard=shard, shards=shards)
-
-
-def format_example(record: Record) -> bytes:
-    """Serializes a `Record`; equal records give equal bytes."""
-    features = {
-        "image": record.image_bytes,
-        "image_id": record.image_id.encode(),
-        "labels": record.labels,
-        "height": record.height,
-        "width": record.width,
-        "orientation": record.orientation,
-    }
-    if record.mask_bytes is not None:
-        features["mask"] = record.mask_bytes
-    return encode_example(features)
-
-
-def parse_example(
-    serialized: bytes, keys: RecordKeys | None = None, fallback_id: str | None = None
-) -> Record:
-    """The `Record` in a serialized example.
-
-    Args:
-        serialized: bytes of a `tf.train.Example`.
-        keys: `RecordKeys`; None takes those of our own shards, the mask where there is one.
-        fallback_id: the id where the examples hold none.
-
-    Raises:
-        ValueError: the bytes are no example, or lack a feature.
-    """
-    features = decode_example(serialized)
-    if keys is None:
-        keys = RecordKeys(mask="mask" if "mask" in features else None)
-    missing = [key for key in (keys.image, keys.image_id, keys.mask) if key and not features.get(key)]
-    if missing:
-        raise ValueError(
-            f"The example lacks the feature `{missing[0]}`. It has: {', '.join(sorted(features))}."
-        )
-    try:
-        return _record(features, keys, fallback_id)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"A feature of the example is malformed: {type(error).__name__} {error}.") from error
-
-
-def _record(features, keys, fallback_id):
-    image_bytes = _value(features, keys.image, bytes)
-    image_id = _text(features[keys.image_id][0]) if keys.image_id else fallback_id
-    if image_id is None:
-        raise ValueError("The examples hold no id; pass `fallback_id`.")
-    if keys.size:
-        sizes = ("height", "width", "orientation")
-        height, width, orientation = (_value(features, key, int) for key in sizes)
-        if height < 1 or width < 1 or not 1 <= orientation <= 8:
-            raise ValueError(f"The example says {height} x {width} pixels, orientation {orientation}.")
-    else:  # TFDS reads pixels as they are stored, and so are its masks
-        (height, width), orientation = images.stored_size(image_bytes), 1
-    labels = features.get(keys.labels, ())
-    if not all(isinstance(label, int) for label in labels):
-        raise ValueError(f"The feature `{keys.labels}` of the example must hold whole numbers.")
-    return Record(
-        image_id=image_id,
-        image_bytes=image_bytes,
-        labels=tuple(sorted({label for label in labels if label >= 0})),
-        height=height,
-        width=width,
-        orientation=orientation,
-        mask_bytes=_value(features, keys.mask, bytes) if keys.mask else None,
-    )
 
 
 def open_collection(data: str) -> Collection:
@@ -439,18 +324,6 @@ def write_metadata(
 
 def _base(path):
     return path.rsplit("/", 1)[-1]
-
-
-def _value(features, key, kind):
-    """The single value of a feature."""
-    value = next(iter(features.get(key, ())), None)
-    if not isinstance(value, kind):
-        raise ValueError(f"The feature `{key}` of the example is missing or of another kind.")
-    return value
-
-
-def _text(value):
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _tfds_directory(name):

@@ -13,8 +13,9 @@ from PIL import Image
 
 from wsss.common import io
 from wsss.common.output_folder import claim
-from wsss.data.dataset import Collection, Record, format_example, shard_name, write_metadata
+from wsss.data.dataset import Collection, shard_name, write_metadata
 from wsss.data.images import encode_mask
+from wsss.data.records import Record, format_example
 from wsss.data.tfrecord import write_records
 
 NAME = "drawn_things"
@@ -95,12 +96,12 @@ def draw_scene(generator: np.random.Generator, size: int, classes: int) -> tuple
         color = _rgb(generator.uniform(), generator.uniform(0.0, 0.25), generator.uniform(0.2, 0.9))
         image = np.where(inside[..., None], color, image)
     for kind in generator.choice(classes, generator.integers(1, min(3, classes) + 1), replace=False):
-        image, mask = _add_thing(generator, image, mask, kind)
+        image, mask = _add_object(generator, image, mask, kind)
     image += generator.normal(0, 0.02, image.shape)
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), mask
 
 
-def _add_thing(generator, image, mask, kind):
+def _add_object(generator, image, mask, kind):
     """Puts an object of a class on the scene, at a place where what it hides stays recognizable."""
     size = mask.shape[0]
     for _ in range(20):

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsss.common.errors import UserError
 from wsss.inference.cam_scores import scaled_size
-from wsss.inference.predictor import check_input, resize_image, shrinkage
+from wsss.inference.predictor import check_input, fitting_factor, resize_image
 
 
 class AffinityPredictor:
@@ -54,6 +54,6 @@ class AffinityPredictor:
             float32 `(h, w, channels)` at feature resolution; one channel for boundaries.
         """
         size = image.shape[:2]
-        image = resize_image(image, scaled_size(size, shrinkage(size, self._max_side)))
+        image = resize_image(image, scaled_size(size, fitting_factor(size, self._max_side)))
         (outputs,) = self._forward(image[None])
         return outputs[0]

@@ -19,8 +19,13 @@ class Step(NamedTuple):
         return [x for x in keras.tree.flatten((self.args, self.kwargs)) if isinstance(x, keras.KerasTensor)]
 
 
-def steps_of(model: keras.Model) -> tuple[list[Step], keras.Model]:
-    """The layer calls of a functional model on new symbolic tensors, in order, and the model of these."""
+def steps_of(model: keras.Model, image: Any = None) -> tuple[list[Step], keras.Model]:
+    """The layer calls of a functional model on new symbolic tensors, in order, and the model of these.
+
+    Args:
+        model: functional Keras model.
+        image: `keras.Input` in place of the model's own input, such as one of a known size.
+    """
     steps = []
 
     def record(layer, *args, **kwargs):
@@ -28,7 +33,9 @@ def steps_of(model: keras.Model) -> tuple[list[Step], keras.Model]:
         steps.append(Step(layer, args, kwargs, output))
         return output
 
-    copy = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=record)
+    copy = keras.models.clone_model(
+        model, input_tensors=image, clone_function=lambda layer: layer, call_function=record
+    )
     return steps, copy
 
 

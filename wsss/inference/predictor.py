@@ -17,6 +17,7 @@ from wsss.inference.settings import InferenceSettings, choose_settings
 from wsss.ops.interpolation import interpolation_matrix
 
 CAMS = ("refined_cam", "cam", "probabilities")
+LARGEST_MIN_SIDE = 256
 
 
 class Prediction(NamedTuple):
@@ -70,6 +71,8 @@ class CamPredictor:
             `"probabilities"`, those of the background and the classes.
         max_side: images with a longer side are shrunk to it before the scales apply, 0 never shrinks;
             the published code never does, but a 12 megapixel photograph at scale 2 fits no accelerator.
+        min_side: images with a shorter long side are enlarged to it before the scales apply, 0 never
+            enlarges; see `smallest_side`.
         pixels_at_once, threads, jit_compile, max_compiled_sizes, max_activation_memory: see
             `InferenceSettings`; None: by device.
 
@@ -101,6 +104,7 @@ class CamPredictor:
         mirror: bool = True,
         cam: str = "refined_cam",
         max_side: int = 1024,
+        min_side: int = 0,
         pixels_at_once: int | None = None,
         threads: int | None = None,
         jit_compile: bool | None = None,
@@ -133,7 +137,7 @@ class CamPredictor:
         self._tiled_lock = threading.Lock()
         self._scales = tuple(scales)
         self._mirror = bool(mirror)
-        self._max_side = max_side
+        self._min_side, self._max_side = min_side, max_side
         self._pool = ThreadPoolExecutor(self.settings.threads)
 
     @property
@@ -164,8 +168,8 @@ class CamPredictor:
         if len({image.shape for image in images}) > 1:
             raise ValueError("`images` must have one shape; group them first.")
         size = images[0].shape[:2]
-        shrink = shrinkage(size, self._max_side)
-        scaled_sizes = tuple(scaled_size(size, shrink * scale) for scale in self._scales)
+        factor = fitting_factor(size, self._max_side, self._min_side)
+        scaled_sizes = tuple(scaled_size(size, factor * scale) for scale in self._scales)
 
         calls = self._divide(images, scaled_sizes)
         alone = [call for call in calls if call.pixels > self.settings.pixels_at_once]
@@ -302,9 +306,24 @@ def check_input(model: Any) -> None:
         )
 
 
-def shrinkage(size: tuple[int, int], max_side: int) -> float:
-    """The factor, at most 1, that brings the longer side of an image down to `max_side`; 0 never shrinks."""
-    return min(1.0, max_side / max(size)) if max_side else 1.0
+def fitting_factor(size: tuple[int, int], max_side: int, min_side: int = 0) -> float:
+    """The factor that brings the longer side of an image between two bounds, in pixels; 0 is no bound."""
+    longer = max(size)
+    if max_side and longer > max_side:
+        return max_side / longer
+    return max(1.0, min_side / longer)
+
+
+def smallest_side(image_size: int, long_side: tuple[int, ...] | None) -> int:
+    """The long side to which smaller images are enlarged: the least one that a network was trained at.
+
+    At most `LARGEST_MIN_SIDE`, so that photographs are seen as published whatever a network was trained at.
+
+    Args:
+        image_size: `--image_size` of the training, the side of its crops in pixels.
+        long_side: `--long_side` of the training, the range of the long side; None: that of the crop.
+    """
+    return min(long_side[0] if long_side else image_size, LARGEST_MIN_SIDE)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

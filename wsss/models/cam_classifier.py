@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from wsss.backbones.base import Backbone
 from wsss.layers.heads import ImageScores
+from wsss.models.network_model import NetworkModel
 
 # Activation of the class scores -> the loss of `compile` that has a form on logits.
 _LOSS_OF_ACTIVATION = {
@@ -27,7 +28,7 @@ _OWN_CONFIG = (
 
 
 @keras.saving.register_keras_serializable(package="wsss", name="Classifier")
-class CamClassifier(keras.Model):
+class CamClassifier(NetworkModel):
     """Classifier of images whose class scores are the means of its class activation maps (CAMs).
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016. Trains by
@@ -148,7 +149,7 @@ class CamClassifier(keras.Model):
 
     def call(self, x, training=None):
         """Class scores; while training all outputs of the network, which the terms of the loss need."""
-        outputs = self.network(x, training=training)
+        outputs = self.run_network(x, training)
         return outputs if training else outputs["scores"]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -175,7 +176,7 @@ class CamClassifier(keras.Model):
             loss = self._loss_weight * self._loss_from_logits(y, y_pred["logits"], sample_weight)
             for extra in self.losses:
                 loss = loss + self._aggregate_additional_loss(extra)
-        self._record("classification_loss", loss / self._replica_share(), x)
+        self._record("classification_loss", loss / self._replica_fraction(), x)
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -185,7 +186,7 @@ class CamClassifier(keras.Model):
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         return {name: value for name, value in logs.items() if name not in self.loss_terms[1:]}
 
-    def _replica_share(self):
+    def _replica_fraction(self):
         """Factor of one replica's loss, by which the losses of all replicas sum to that of the batch."""
         return self._aggregate_additional_loss(ops.ones(()))
 

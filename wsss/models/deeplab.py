@@ -13,6 +13,7 @@ from keras import layers, ops
 from wsss.backbones.base import Backbone
 from wsss.layers.conv import DilatedConv2D
 from wsss.layers.resize import ResizeLike
+from wsss.models.network_model import NetworkModel
 from wsss.models.replicas import mean_over_replicas
 from wsss.ops.resize import resize_bilinear
 from wsss.ops.segmentation import pixel_cross_entropy
@@ -24,7 +25,7 @@ _V2_RATES = (6, 12, 18, 24)
 
 
 @keras.saving.register_keras_serializable(package="wsss")
-class DeepLab(keras.Model):
+class DeepLab(NetworkModel):
     """Semantic segmentation network: the class of every pixel, the background's included.
 
     Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
@@ -89,7 +90,7 @@ class DeepLab(keras.Model):
 
     def call(self, x, training=None):
         """Logits, float32 (batch, h, w, 1 + classes)."""
-        return self.network(x, training=training)["logits"]
+        return self.run_network(x, training)["logits"]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Cross-entropy, mean over the labeled pixels of the batch of all replicas; the weights multiply it.
@@ -168,7 +169,8 @@ def segmentation_logits(
             "deeplabv2": the sum of classifiers at rates 6, 12, 18 and 24 (Chen et al., TPAMI 2018).
         channels: of the layers of the head; of no effect on "deeplabv2".
         rates: of "deeplabv3plus" at output stride 16; they double at stride 8.
-        dropout: in [0, 1), fraction of the channels dropped before the last layer while training.
+        dropout: in [0, 1), fraction of the channels dropped before the last layer while training; of no
+            effect on "deeplabv2".
 
     Returns:
         Keras tensor (batch, h, w, 1 + classes).

@@ -6,11 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from wsss.models.network_model import NetworkModel
 from wsss.models.replicas import mean_over_replicas
 from wsss.ops.affinity import EPSILON, pair_offsets
 
 
-class PairModel(keras.Model):
+class PairModel(NetworkModel):
     """Learns from label maps which pairs of nearby pixels share a class.
 
     Trains by `compile(optimizer)`, without a loss, and `fit` on images and label maps: int (batch, height,
@@ -35,7 +36,7 @@ class PairModel(keras.Model):
 
     def call(self, x, training=None):
         """Outputs of the network."""
-        return self.network(x, training=training)
+        return self.run_network(x, training)
 
     def pair_terms(self, y_pred: Any, labels: Any) -> tuple[tuple, Any]:
         """The loss terms, in the order of `LOSS_TERMS`, and their weighted sum.

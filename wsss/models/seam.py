@@ -200,7 +200,7 @@ class SEAM(CamClassifier):
             return super().compute_loss(x, y, y_pred, sample_weight, training=training)
         x = ops.convert_to_tensor(x)
         view = self._second_view(x)
-        other = self.network(view.images, training=True)
+        other = self.run_network(view.images, training=True)
         # Both views in one batch: the mean over it is the mean of the two views' losses.
         both = {name: ops.concatenate([y_pred[name], other[name]], axis=0) for name in ("scores", "logits")}
         labels = ops.concatenate([y, y], axis=0)

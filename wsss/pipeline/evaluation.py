@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from wsss.data.dataset import open_collection
 from wsss.data.images import BadImage, decode_mask
 from wsss.data.label_maps import files_by_id
 from wsss.data.sources.folder import read_class_names
+from wsss.data.sources.mask_coding import check_masks
 from wsss.metrics import (
     THRESHOLDS,
     Counts,
@@ -30,7 +31,6 @@ from wsss.metrics import (
     mean_iou,
 )
 from wsss.pipeline.output import MASKS, LabelSettings, decode_scores
-from wsss.pipeline.report import plot_curve
 
 _OWNED = ("metrics.json", "classes.csv", "threshold_curve.csv", "threshold_curve.png")
 
@@ -231,6 +231,7 @@ def _collection_masks(path, split):
             "true masks (`wsss prepare --masks DIR`), or name a folder of ID.png masks."
         )
     collection.check_ids(split)
+    check_masks(collection)
     by_id = {}
     for record in itertools.chain.from_iterable(map(collection.read, collection.splits_in(split))):
         data = record.mask_bytes  # the photographs are not kept, and long ids are compared as files are named
@@ -296,6 +297,42 @@ def write_metrics(output: OutputFolder, metrics: Mapping[str, Any]) -> None:
         io.write_bytes(io.join(folder, "threshold_curve.png"), picture)
     io.write_json(io.join(folder, "metrics.json"), metrics)  # last: with it the evaluation is complete
     output.publish()
+
+
+def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float | None = None) -> bytes:
+    """PNG bytes of mean IoU over the background threshold.
+
+    Args:
+        thresholds: of the background's score, ascending.
+        miou: mean IoU at each, in [0, 1].
+        used: the threshold of the masks, or None.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    percent = [100 * value for value in miou]
+    best = max(range(len(percent)), key=percent.__getitem__)
+    axes.plot(thresholds, percent, color="#4878a8")
+    axes.plot(thresholds[best], percent[best], "o", color="#4878a8")
+    axes.annotate(
+        f"best {percent[best]:.1f} at {thresholds[best]:.2f}",
+        (thresholds[best], percent[best]),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+    )
+    axes.margins(y=0.15)
+    if used is not None:
+        axes.axvline(used, color="#c05020", linestyle="--", linewidth=1, label=f"used: {used:g}")
+        axes.legend(frameon=False, loc="lower right")
+    axes.set(xlabel="background threshold", ylabel="mean IoU, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    stream = BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _csv(rows):

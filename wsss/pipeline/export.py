@@ -32,6 +32,7 @@ TARGETS: dict[str, type[Target]] = {
     "yolo": YoloTarget,
 }
 _SUMMARY, _ERRORS = "summary.json", "errors.jsonl"
+_FILES = "files.txt"  # names all others: an image that the user puts among them is none of ours
 _THREADS, _AHEAD = 4, 32  # images in memory at once
 
 
@@ -191,6 +192,7 @@ def _write_results(
         "classes": list(class_names),
         "left_out": dict(sorted(Counter(problem.reason for problem in problems).items())),
     }
+    io.write_text(io.join(folder.work, _FILES), "".join(f"{name}\n" for name in folder.results()))
     io.write_json(io.join(folder.work, _SUMMARY), summary)
     folder.publish()
     return summary
@@ -201,9 +203,18 @@ def _claim_output(options: Options, source: MaskedImages) -> OutputFolder:
     return claim(
         options.output,
         "export",
-        owned=(_SUMMARY, _ERRORS, *TARGETS[options.format].owned),
+        owned=(_SUMMARY, _ERRORS, _FILES, *TARGETS[options.format].owned),
         inputs=(*source.inputs, options.classes),
         overwrite=options.overwrite,
         resumes=False,
         complete=_SUMMARY,
+        written=_read_files,
     )
+
+
+def _read_files(folder: str) -> list[str] | None:
+    """The names of the files of a complete export; None where they are not known."""
+    path = io.join(folder, _FILES)
+    if not io.exists(io.join(folder, _SUMMARY)) or not io.exists(path):
+        return None
+    return [*io.read_text(path).splitlines(), _FILES, _SUMMARY]

@@ -1,6 +1,6 @@
 """The graph of the pipeline: shards of images to pseudo labels on disk, and a manifest a shard."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 
@@ -11,7 +11,7 @@ from wsss.pipeline.stages.describe import DescribeSettings, describe_image
 from wsss.pipeline.stages.finish import FinishShards
 from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
 from wsss.pipeline.stages.refine import RefinementSettings, refinement_stages
-from wsss.pipeline.stages.score import tally_image
+from wsss.pipeline.stages.score import iou_of_image, tally_image
 from wsss.pipeline.stages.write import LabeledImage, WriteImages
 
 
@@ -24,12 +24,14 @@ class WriteSettings:
         classes: number of classes with the background.
         record_files: dict of shard to file name, for TFRecord output; None writes PNGs.
         scores: whether class scores are written.
+        pictures: how many of the worst and best images of a shard are kept for the report.
     """
 
     layout: Layout
     classes: int
     record_files: dict[str, str] | None = None
     scores: bool = False
+    pictures: int = 0
 
 
 class LabelShards(beam.PTransform):
@@ -58,11 +60,13 @@ class LabelShards(beam.PTransform):
         elements = unfinished | ComputeCAMs(self._cams)
         for stage in refinement_stages(self._refinement):
             elements |= stage
-        count = with_dead_letter("score", _count, writing.classes, self._describe_settings())
+        is_segmentation = self._refinement.write == "masks"
+        settings = writing.classes, self._describe_settings(), is_segmentation
+        count = with_dead_letter("score", _count, *settings)
         elements |= "CountPixels" >> count
         as_images = writing.record_files is None
         elements |= WriteImages(writing.layout, masks=as_images, scores=writing.scores)
-        return elements | FinishShards(writing.layout, writing.record_files)
+        return elements | FinishShards(writing.layout, writing.record_files, pictures=writing.pictures)
 
     def _describe_settings(self):
         cams = self._cams
@@ -70,8 +74,12 @@ class LabelShards(beam.PTransform):
         return DescribeSettings(cams.label_threshold, cams.image_labels == "predicted", background)
 
 
-def _count(scored, classes, describe_settings):
-    return LabeledImage(scored, tally_image(scored, classes), describe_image(scored, describe_settings))
+def _count(scored, classes, describe_settings, is_segmentation):
+    tally, row = tally_image(scored, classes), describe_image(scored, describe_settings)
+    # Confident labels for a network of affinities leave most pixels open: of them no IoU is given.
+    if is_segmentation and tally.confusion is not None:
+        row = replace(row, iou=iou_of_image(tally.confusion))
+    return LabeledImage(scored, tally, row)
 
 
 def _is_unfinished(shard, layout):

@@ -13,6 +13,7 @@ from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.pipeline.output import Layout
 from wsss.pipeline.quality import ClassAreas, quality
+from wsss.pipeline.shown_images import ShownImages
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import read_rows
 
@@ -31,6 +32,7 @@ _COLUMNS = (
     "entropy_before",
     "entropy",
     "quality",
+    "iou",
     "flags",
 )
 
@@ -48,6 +50,9 @@ class TableStatistics:
         rated: number of images with a quality score.
         quality: sum of those scores.
         worst: pairs of score and id of the images with the lowest scores, ascending, `LISTED` at most.
+        tagged, found, predicted: number of images by 0-based class: tagged with it; of these, those in which
+            the classifier predicts it; all in which it predicts it.
+        shown: the images whose pictures the report shows.
     """
 
     flags: Counter[str] = field(default_factory=Counter)
@@ -58,9 +63,17 @@ class TableStatistics:
     rated: int = 0
     quality: float = 0.0
     worst: list[tuple[float, str]] = field(default_factory=list)
+    tagged: Counter[int] = field(default_factory=Counter)
+    found: Counter[int] = field(default_factory=Counter)
+    predicted: Counter[int] = field(default_factory=Counter)
+    shown: ShownImages = field(default_factory=ShownImages)
 
-    def add(self, row: ImageRow, score: float | None = None) -> None:
-        """Counts one image and its quality score."""
+    def add(self, row: ImageRow, score: float | None = None, shard: str = "") -> None:
+        """Counts one image of a shard and its quality score."""
+        self.shown.add(row, score, shard)
+        self.tagged.update(row.tags)
+        self.found.update(set(row.tags) & set(row.predicted))
+        self.predicted.update(row.predicted)
         self.flags.update(row.flags)
         if "empty" in row.flags and len(self.empty) < LISTED:
             self.empty.append(row.image_id)
@@ -80,6 +93,17 @@ class TableStatistics:
         return {
             "mean": mean,
             "lowest": [{"id": image_id, "quality": score} for score, image_id in self.worst],
+        }
+
+    def tags(self, class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """What the classifier makes of each class's tags, for `summary.json`."""
+        return {
+            name: {
+                "tagged": self.tagged[class_id],
+                "found": self.found[class_id],
+                "predicted": self.predicted[class_id],
+            }
+            for class_id, name in enumerate(class_names)
         }
 
     def refinement(self) -> dict[str, Any] | None:
@@ -129,7 +153,7 @@ def write_table(
         for shard in shards:
             for row in read_rows(layout.manifest(shard)):
                 score = quality(row, areas.classes_of(row), means)
-                statistics.add(row, score)
+                statistics.add(row, score, shard)
                 rows.writerow(_cells(row, score, class_names))
         text.detach()
     return statistics
@@ -147,6 +171,7 @@ def _cells(row: ImageRow, score: float | None, class_names: Sequence[str]) -> It
     yield row.changed
     yield from row.entropy or (None, None)
     yield score
+    yield row.iou
     yield ";".join(row.flags)
     fractions = dict(row.fractions)
     fractions.pop(IGNORE, None)

@@ -16,6 +16,7 @@ from wsss.data.label_maps import files_by_id
 from wsss.data.sources.base import Problem
 from wsss.data.sources.files import image_ids, list_folder
 from wsss.data.sources.folder import read_class_names
+from wsss.data.sources.mask_coding import check_masks
 from wsss.data.targets.base import MaskedImage
 from wsss.pipeline.output import MASKS, LabelSettings
 
@@ -128,6 +129,7 @@ def _of_collection(path, split, classes):
     collection = open_collection(path)
     if not collection.has_masks:
         raise UserError(f"{path} has no masks. Name pseudo labels, or a collection with masks.")
+    check_masks(collection)
     splits = [split] if split not in ("", "all") else list(collection.split_sizes)
     count = sum(len(collection.shard_paths(each)) and collection.split_sizes[each] for each in splits)
     names = read_class_names(classes) if classes else collection.class_names

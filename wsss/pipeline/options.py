@@ -1,4 +1,4 @@
-"""The flags of `pipelines/pseudo_labels.py`, and what is filled in from the trained run."""
+"""The flags of `pipelines/pseudo_labels.py`."""
 
 import argparse
 import dataclasses
@@ -7,8 +7,6 @@ from typing import Any
 
 from wsss.common import cli, io
 from wsss.common.errors import UserError
-from wsss.pipeline.calibration import CONSTANT
-from wsss.pipeline.trained_run import TrainedRun
 
 REFINEMENTS = ("pamr", "walk", "crf")
 ADAPTATION = 0.75  # weight of an image's own background threshold, see benchmarks/background_threshold.py
@@ -21,9 +19,6 @@ CRF_PRESETS = (
     "deeplab",
     "fast",
 )  # those of wsss.refine.crf.PRESETS
-SEGMENTATION = "deeplab"  # `--model` of a training run
-CAM_SCALES, SEGMENTATION_SCALES = (1.5,), (0.75, 1.0, 1.25)
-_MAPS = {"classifier": "cam", SEGMENTATION: "probabilities"}  # what a kind of model gives by default
 _NOT_RECORDED = (
     "output",
     "overwrite",
@@ -31,6 +26,7 @@ _NOT_RECORDED = (
     "max_error_rate",
     "accelerator",
     "max_activation_memory",
+    "detach",
 )
 
 
@@ -72,20 +68,29 @@ def _unit_interval_or_rule(text):
 class Options(cli.Options):
     """Options of `pipelines/pseudo_labels.py`; each field is a flag of the same name.
 
-    What depends on the trained run is empty or None here until `resolve` fills it in.
+    What depends on the trained run is empty or None here; `wsss.pipeline.job.settings.resolve` fills it in.
     """
 
     model: str = cli.option(
         "",
         "run directory or .keras file; default: the newest run under ./runs",
+        metavar="PATH",
         group="input and output",
     )
-    data: str = cli.option("", "collection, TFDS name or folder of images; default: the run's own")
+    data: str = cli.option(
+        "", "collection, TFDS name or folder of images; default: the run's own", metavar="DIR"
+    )
     split: str = cli.option("", "split of the collection, or all; default: the one trained on")
-    output: str = cli.option("", "folder, local or gs://; default: pseudo_labels/SPLIT beside the model")
+    output: str = cli.option(
+        "", "folder, local or gs://; default: pseudo_labels/SPLIT beside the model", metavar="DIR"
+    )
     output_format: str = cli.option("png", "a PNG a mask, or TFRecord shards", choices=("png", "tfrecord"))
     save_scores: bool = cli.option(False, "also write the scores of the present classes, float16")
-    previews: int = cli.option(12, "number of pictures in report.html", kind=cli.non_negative_int)
+    previews: int = cli.option(
+        12,
+        "pictures in report.html: of images spaced evenly, and as many of the worst and best",
+        kind=cli.non_negative_int,
+    )
 
     scales: tuple[float, ...] = cli.option(
         (),
@@ -104,6 +109,12 @@ class Options(cli.Options):
     )
     max_side: int = cli.option(
         1024, "pixels; larger images are shrunk to this long side, 0 = never", kind=cli.non_negative_int
+    )
+    min_side: int | None = cli.option(
+        None,
+        "pixels; smaller images are enlarged to this long side, 0 = never; default: the least that the model "
+        "was trained at, at most 256",
+        kind=cli.non_negative_int,
     )
     max_activation_memory: int | None = cli.option(
         None,
@@ -162,7 +173,7 @@ class Options(cli.Options):
         choices=("labels", "probabilities"),
     )
     affinity_model: str = cli.option(
-        "", "of walk: run directory or .keras file of `--model affinity` or `irn`"
+        "", "of walk: run directory or .keras file of `--model affinity` or `irn`", metavar="PATH"
     )
     walk_beta: float | None = cli.option(
         None, "exponent of the affinities, > 0; default: 8, or 10 with an IRN", kind=cli.positive_float
@@ -192,6 +203,9 @@ class Options(cli.Options):
         kind=cli.non_negative_int,
     )
     accelerator: str = cli.option("", "Beam's resource hint for the workers, such as type:nvidia-l4;count:1")
+    detach: bool = cli.option(
+        False, "on a cluster: leave the job once it runs; `python -m wsss.report OUTPUT` gathers its results"
+    )
 
     def check(self) -> None:
         if isinstance(self.refine, str):  # from Python, as on the command line
@@ -208,7 +222,7 @@ class Options(cli.Options):
     @property
     def predictor(self) -> tuple[tuple[str, Any], ...]:
         """`(name, value)` pairs, the keyword arguments of `CamPredictor`."""
-        pairs = [(name, getattr(self, name)) for name in ("scales", "mirror", "cam", "max_side")]
+        pairs = [(name, getattr(self, name)) for name in ("scales", "mirror", "cam", "max_side", "min_side")]
         mebibytes = self.max_activation_memory
         return (*pairs, ("max_activation_memory", mebibytes and mebibytes << 20))
 
@@ -249,61 +263,3 @@ def make_parser() -> cli.Parser:
         description="Makes pseudo labels with a trained model: bare, with the newest run under ./runs, of "
         "the data that it was trained on. Beam's own flags (--runner, --direct_num_workers, …) may be added.",
     )
-
-
-def resolve(options: Options, run: TrainedRun) -> Options:
-    """The options with all that the trained run decides filled in: data, split, output, background, CRF."""
-    segments = options.cam == "probabilities" or (not options.cam and run.kind == SEGMENTATION)
-    threshold = options.background_threshold
-    if segments:
-        _check_segmentation(options)
-        threshold = None
-    elif threshold is None and options.background_alpha is None:
-        threshold = CONSTANT
-    adaptation = options.threshold_adaptation
-    if adaptation is None and threshold != "calibrated":  # of which the job knows more
-        adaptation = ADAPTATION if threshold == "auto" else 0.0
-    by_labels = options.background_alpha is None and options.write == "masks" and not segments
-    crf_preset = "ppc_segmentation" if segments else "ppc" if by_labels else "seam"
-    split = options.split or run.split or "train"
-    return dataclasses.replace(
-        options,
-        model=run.model_path,
-        data=options.data or _data_of(run),
-        split=split,
-        output=options.output or io.join(run.folder, "pseudo_labels", split),
-        scales=options.scales or (SEGMENTATION_SCALES if segments else CAM_SCALES),
-        cam=options.cam or _MAPS.get(run.kind, "refined_cam"),
-        image_labels=options.image_labels or ("predicted" if segments else "truth"),
-        background_threshold=threshold,
-        threshold_adaptation=adaptation,
-        crf_preset=options.crf_preset or crf_preset,
-        crf_unary=options.crf_unary or ("labels" if by_labels else "probabilities"),
-    )
-
-
-def _check_segmentation(options):
-    """Raises a `UserError` for what a segmentation network, which knows the background, has no use for."""
-    given = {
-        "--background_threshold": options.background_threshold not in (None, "calibrated"),
-        "--threshold_adaptation": options.threshold_adaptation is not None,
-        "--background_alpha": options.background_alpha is not None,
-        "--refine walk": "walk" in options.refine,
-        "--affinity_model": bool(options.affinity_model),
-        f"--write {options.write}": options.write != "masks",
-    }
-    for flag, is_given in given.items():
-        if is_given:
-            raise UserError(
-                f"`{flag}` is for class activation maps; the model is a segmentation network, which gives "
-                "probabilities of the background and the classes. Leave it out."
-            )
-
-
-def _data_of(run):
-    """What the model was trained on."""
-    if not run.data:
-        raise UserError(f"`--data` is missing, and {run.folder} does not say what the model was trained on.")
-    if not io.exists(io.join(run.data, "dataset_info.json")):
-        raise UserError(f"`--data` is missing, and {run.data}, what the model was trained on, is not here.")
-    return run.data

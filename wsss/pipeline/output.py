@@ -16,6 +16,7 @@ from wsss.common.output_folder import OutputFolder, claim
 from wsss.pipeline.schema import Fields
 
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
+PLANS = ".plan"  # what a job on a cluster is to do, while it runs
 RESULTS = (
     "errors.jsonl",
     "summary.json",
@@ -33,11 +34,13 @@ OWNED = (
         "threshold.json",
         "refinement.json",
         "retired.json",
+        "job.json",
         *RESULTS,
         "features.json",
         "*.labels.txt",
     ),
     *("*.tfrecord-*-of-*", f"{MASKS}/**/*.png", f"{SCORES}/**/*.npz", f"{PREVIEWS}/**/*.png"),
+    f"{PLANS}/*.json",
 )
 
 

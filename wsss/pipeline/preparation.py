@@ -179,10 +179,10 @@ def make_collection(options: Options, beam_argv: Sequence[str] = ()) -> dict[str
 
 def _find_mask_coding(options, source):
     """How the pixel values of the masks stand for classes, and notes about it."""
-    from wsss.data.sources.mask_coding import SAMPLE, find_mask_coding
+    from wsss.data.sources.mask_coding import SAMPLE, find_mask_coding, sample_masks
 
     if options.tfds:
-        return find_mask_coding(shards.sample_masks(source, SAMPLE), source.class_names)
+        return find_mask_coding(sample_masks(source, SAMPLE), source.class_names)
     return find_mask_coding(source.items, source.class_names, source.mask_colors)
 
 

@@ -34,7 +34,7 @@ def listen(listener: Callable[[], Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shown(images: int) -> Iterator[Any]:
-    """Yields what shows progress: a bar on a terminal, in a log a line now and then.
+    """Yields what shows progress: on standard error a bar, or in a log a line now and then.
 
     Args:
         images: number of images in all.
@@ -59,4 +59,4 @@ class _Lines:
         self.n += count
         if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            print(f"{self.n} of {self._images} images", flush=True)
+            print(f"{self.n} of {self._images} images", file=sys.stderr, flush=True)

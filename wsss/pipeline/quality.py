@@ -80,5 +80,19 @@ def quality(row: ImageRow, classes: tuple[int, ...], areas: Mapping[int, float])
         return 0.0
     if not row.fractions or not classes:
         return None
-    parts = [*quality_parts(row, classes, areas).values()]
-    return round(float(np.prod(parts) ** (1 / len(parts))), 4)
+    return _geometric_mean(quality_parts(row, classes, areas))
+
+
+def own_quality(row: ImageRow) -> float | None:
+    """Quality score of one mask from the evidence in its own image alone; as above."""
+    if "empty" in row.flags:
+        return 0.0
+    if not row.fractions or row.class_score is None:
+        return None
+    parts = quality_parts(row, (), {})
+    del parts["against its class"]
+    return _geometric_mean(parts)
+
+
+def _geometric_mean(parts: Mapping[str, float]) -> float:
+    return round(float(np.prod([*parts.values()]) ** (1 / len(parts))), 4)

@@ -5,6 +5,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
+from wsss.common import compat
 from wsss.common.errors import UserError, one_line
 
 
@@ -27,7 +28,7 @@ class RemoteJob:
         """The job of a `PipelineResult` of Dataflow or of a portable runner."""
         found = getattr(result, "job_id", None)
         if not callable(found):
-            return cls(getattr(result, "_job_id", ""))
+            return cls(compat.job_id_of(result))
         job_id, cloud = found(), options.view_as(GoogleCloudOptions)
         return cls(
             job_id,
@@ -39,7 +40,7 @@ class RemoteJob:
         """Asks the cluster to stop the job.
 
         Raises:
-            UserError: it does not; the message tells how to.
+            UserError: it does not; the message names the command that does.
         """
         try:
             result.cancel()

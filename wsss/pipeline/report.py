@@ -1,32 +1,65 @@
-"""HTML report of a folder of pseudo labels: pictures, the threshold curve, the classes, the options."""
+"""What the report shows: `summary.json` and `metrics.json`, read back and checked."""
 
-import base64
-import html
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsss.common import io
 from wsss.common.errors import UserError
-from wsss.data.images import voc_palette
 from wsss.pipeline.schema import Fields
-from wsss.pipeline.stages.describe import FLAGS
 
 _REMEDY = "Run the same command of pipelines/pseudo_labels.py again: it writes the results anew."
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222;
-  overflow-wrap: anywhere }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
-table { border-collapse: collapse } td, th { padding: .15em .8em; text-align: left }
-.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-tr:nth-child(even) { background: #f4f4f4 }
-img { max-width: 100%; display: block } figure { margin: 0 0 1em }
-figcaption { color: #666; font-size: .85em }
-.results { font-size: 1.2em } .warning { background: #fff3cd; padding: .5em 1em }
-.bar { background: #4878a8; height: .7em; display: inline-block }
-"""
+
+
+class TagCounts(NamedTuple):
+    """Numbers of images: tagged with a class, of these predicted to hold it, all predicted to hold it."""
+
+    tagged: int
+    found: int
+    predicted: int
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "TagCounts":
+        """From the fields of a class."""
+        return cls(*(fields.get(name, int) for name in cls._fields))
+
+
+class Foreground(NamedTuple):
+    """Fraction of the pixels that are of a class at each background threshold, and of which scores it is."""
+
+    of: str
+    thresholds: tuple[float, ...]
+    fraction: tuple[float, ...]
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "Foreground | None":
+        """From the fields of a summary; None where it has no such field."""
+        if fields.get("foreground", dict, None) is None:
+            return None
+        each = fields.object("foreground")
+        return cls(each.get("of", str), each.numbers("thresholds"), each.numbers("fraction"))
+
+
+class PictureEntry(NamedTuple):
+    """An image with a picture: its shard, its quality score, and its place in each group that shows it."""
+
+    image_id: str
+    shard: str
+    quality: float | None
+    groups: dict[str, int]
+
+    @classmethod
+    def from_json(cls, value: Any, path: str) -> "PictureEntry":
+        """From parsed JSON.
+
+        Raises:
+            UserError: a field is missing or malformed.
+        """
+        fields = Fields(value, path, _REMEDY)
+        groups = fields.object("groups")
+        places = {name: groups.get(name, int) for name in fields.get("groups", dict)}
+        return cls(
+            fields.get("id", str), fields.get("shard", str), fields.get("quality", float, None), places
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +76,10 @@ class Summary:
         flags: number of images by the name of a flag in `images.csv`.
         empty: ids of some of the images that were left empty.
         lowest: id and quality score of the images with the lowest.
+        tags: what the classifier makes of each class's tags, by the class's name.
+        foreground: fraction of the pixels that are of a class, by threshold; None in files of version 0.1.0.
+        pictures: the images of which small pictures are at hand, in the shards' manifests.
+        threshold: score of the background, or None where it is no constant.
     """
 
     options: dict[str, Any]
@@ -56,6 +93,10 @@ class Summary:
     flags: dict[str, int] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
     lowest: tuple[tuple[str, float], ...] = ()
+    tags: dict[str, TagCounts] = field(default_factory=dict)
+    foreground: Foreground | None = None
+    pictures: tuple[PictureEntry, ...] = ()
+    threshold: float | None = None
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "Summary":
@@ -79,6 +120,13 @@ class Summary:
             {name: fields.object("flags").get(name, int) for name in fields.get("flags", dict, {})},
             fields.texts("empty_images", ()),
             _lowest(fields, path),
+            {
+                name: TagCounts.from_fields(fields.object("tags").object(name))
+                for name in fields.get("tags", dict, {})
+            },
+            Foreground.from_fields(fields),
+            tuple(PictureEntry.from_json(each, path) for each in fields.get("pictures", list, [])),
+            fields.get("background_threshold", float, None),
         )
 
 
@@ -95,6 +143,7 @@ class Metrics:
         note: how to report them.
         sweep_of: the scores that the sweep is of, in words.
         thresholds, curve: the sweep, and the mean IoU at each.
+        confused_with: by the class's name, fractions of its true pixels by the other label that they get.
     """
 
     of: str
@@ -108,6 +157,7 @@ class Metrics:
     sweep_of: str
     thresholds: tuple[float, ...]
     curve: tuple[float, ...]
+    confused_with: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "Metrics":
@@ -117,6 +167,7 @@ class Metrics:
             UserError: a field is missing or malformed.
         """
         fields = Fields(value, path, _REMEDY)
+        confused = Fields(fields.get("confused_with", dict, {}), path, _REMEDY)
         threshold, sweep, iou = (fields.object(name) for name in ("background_threshold", "sweep", "iou"))
         return cls(
             fields.get("of", str, "masks"),
@@ -130,6 +181,10 @@ class Metrics:
             sweep.get("of", str),
             sweep.numbers("thresholds"),
             sweep.numbers("miou"),
+            {
+                name: {other: confused.object(name).get(other, float) for other in confused.get(name, dict)}
+                for name in confused.names()
+            },
         )
 
 
@@ -138,33 +193,6 @@ def _lowest(fields: Fields, path: str) -> tuple[tuple[str, float], ...]:
         return ()
     entries = [Fields(each, path, _REMEDY) for each in fields.object("quality").get("lowest", list)]
     return tuple((each.get("id", str), each.get("quality", float)) for each in entries)
-
-
-def write_report(folder: str, summary: Summary, metrics: Metrics | None = None) -> str:
-    """Writes a page that holds everything it shows, pictures included.
-
-    Args:
-        folder: output folder of the pipeline, local or remote, with its `previews`.
-        summary: of its `summary.json`.
-        metrics: of its `metrics.json`, or None.
-
-    Returns:
-        Path of the page.
-    """
-    path = io.join(folder, "report.html")
-    previews = io.list_files(io.join(io.escape(folder), "previews", "**"))
-    body = [_head(summary, metrics), *(_warning(text) for text in summary.warnings)]
-    body += [_pictures(previews, has_truth=metrics is not None)]
-    if metrics:
-        body += [_curve(metrics)]
-    body += [_flags(summary), _quality(summary), _classes(summary, metrics), _options(summary.options)]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Pseudo labels</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
-    io.write_text(path, page)
-    return path
 
 
 def read_summary(folder: str) -> tuple[Summary, Metrics | None]:
@@ -179,140 +207,3 @@ def read_summary(folder: str) -> tuple[Summary, Metrics | None]:
     summary = Summary.from_json(io.read_json(path), path)
     path = io.join(folder, "metrics.json")
     return summary, Metrics.from_json(io.read_json(path), path) if io.exists(path) else None
-
-
-def plot_curve(thresholds: Sequence[float], miou: Sequence[float], used: float | None = None) -> bytes:
-    """PNG bytes of mean IoU over the background threshold.
-
-    Args:
-        thresholds: of the background's score, ascending.
-        miou: mean IoU at each, in [0, 1].
-        used: the threshold of the masks, or None.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    percent = [100 * value for value in miou]
-    best = max(range(len(percent)), key=percent.__getitem__)
-    axes.plot(thresholds, percent, color="#4878a8")
-    axes.plot(thresholds[best], percent[best], "o", color="#4878a8")
-    axes.annotate(
-        f"best {percent[best]:.1f} at {thresholds[best]:.2f}",
-        (thresholds[best], percent[best]),
-        xytext=(0, 7),
-        textcoords="offset points",
-        ha="center",
-    )
-    axes.margins(y=0.15)
-    if used is not None:
-        axes.axvline(used, color="#c05020", linestyle="--", linewidth=1, label=f"used: {used:g}")
-        axes.legend(frameon=False, loc="lower right")
-    axes.set(xlabel="background threshold", ylabel="mean IoU, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    stream = BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
-
-
-def _head(summary, metrics):
-    options = summary.options
-    results = [f"{summary.labeled} images labeled", f"{summary.failed} failed"]
-    if metrics:
-        results.insert(0, f"mIoU <b>{100 * metrics.miou:.1f} %</b> ({_text(metrics.of)})")
-    return (
-        f"<h1>Pseudo labels of {_text(options.get('data'))}, split {_text(options.get('split'))}</h1>\n"
-        f'<p class="results">{" · ".join(results)}</p>\n'
-        f"<p>Image labels: <b>{_text(options.get('image_labels'))}</b>. Model {_text(options.get('model'))} "
-        f"({_text(summary.model_hash)}).</p>"
-    )
-
-
-def _warning(text):
-    return f'<p class="warning">{_text(text)}</p>'
-
-
-def _pictures(previews, has_truth):
-    if not previews:
-        return ""
-    columns = ["image", "strongest class score", "pseudo label", *(["true mask"] if has_truth else [])]
-    pictures = [
-        f'<figure><img alt="" src="{_embed(io.read_bytes(path))}">'
-        f"<figcaption>{_text(path.rsplit('/previews/', 1)[-1].removesuffix('.png'))}</figcaption></figure>"
-        for path in previews
-    ]
-    return f"<h2>Examples: {', '.join(columns)}</h2>\n" + "\n".join(pictures)
-
-
-def _curve(metrics):
-    picture = _embed(plot_curve(metrics.thresholds, metrics.curve, metrics.used))
-    return (
-        f"<h2>Background threshold: {_text(metrics.sweep_of)}</h2>\n"
-        f'<img alt="mean IoU over the threshold" src="{picture}">\n'
-        f"<p>Best on {_text(metrics.tuned_on)}, of {_text(metrics.sweep_of)}: "
-        f"{100 * metrics.best_miou:.1f} % at {metrics.best:.2f}. {_text(metrics.note)}</p>"
-    )
-
-
-def _classes(summary, metrics):
-    total = max(1, sum(summary.class_pixels.values()))
-    header = "<tr><th>class</th><th>images</th><th>fraction of pixels</th>"
-    header += "<th>IoU, %</th><th></th></tr>" if metrics else "</tr>"
-    rows = [header]
-    for (name, count), color in zip(summary.class_pixels.items(), voc_palette(), strict=False):
-        swatch = f'<span class="swatch" style="background:#{bytes(color).hex()}"></span>'
-        cells = [f"<td>{swatch}{_text(name)}</td>", _number(summary.class_images[name])]
-        cells.append(_number(f"{100 * count / total:.2f} %"))
-        if metrics:
-            value = metrics.iou.get(name)
-            cells.append(_number("–" if value is None else f"{100 * value:.1f}"))
-            cells.append(f'<td><span class="bar" style="width:{100 * (value or 0):.0f}px"></span></td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return "<h2>Classes</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
-
-
-def _flags(summary):
-    """Numbers of suspicious images, and ids of those left empty."""
-    flagged = {name: count for name, count in summary.flags.items() if count}
-    if not flagged:
-        return ""
-    rows = (
-        f"<tr><td>{_text(name)}</td>{_number(count)}<td>{_text(FLAGS.get(name, ''))}</td></tr>"
-        for name, count in flagged.items()
-    )
-    table = "<table>\n<tr><th>flag</th><th>images</th><th>meaning</th></tr>" + "\n".join(rows) + "\n</table>"
-    empty = f"<p>Left empty: {_text(', '.join(summary.empty))}</p>" if summary.empty else ""
-    return f"<h2>Suspicious images, see images.csv</h2>\n{table}\n{empty}"
-
-
-def _quality(summary):
-    """The images whose masks are probably the worst."""
-    if not summary.lowest:
-        return ""
-    rows = (f"<tr><td>{_text(name)}</td>{_number(f'{score:.2f}')}</tr>" for name, score in summary.lowest)
-    header = "<tr><th>image</th><th>quality</th></tr>"
-    return f"<h2>Lowest quality scores, without truth</h2>\n<table>\n{header}{''.join(rows)}\n</table>"
-
-
-def _options(options):
-    """The options that were given or filled in; those that stayed empty are left out."""
-    rows = (
-        f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>"
-        for name, value in sorted(options.items())
-        if value not in (None, "", [])
-    )
-    return "<h2>Options</h2>\n<table>\n" + "\n".join(rows) + "\n</table>"
-
-
-def _number(value):
-    return f'<td class="number">{_text(value)}</td>'
-
-
-def _text(value):
-    return html.escape(str(value))
-
-
-def _embed(png):
-    return "data:image/png;base64," + base64.b64encode(png).decode()

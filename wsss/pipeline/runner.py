@@ -17,6 +17,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
     StandardOptions,
     TestOptions,
 )
@@ -120,14 +121,28 @@ def run(pipeline: beam.Pipeline) -> None:
         KeyboardInterrupt: the user stopped a worker.
         Exception: what else a worker or the runner raised.
     """
-    with _quiet_errors():
-        try:
-            result = pipeline.run()
-        except Exception as error:
-            raise _root_cause(error) from error
+    with _tracebacks_hidden():
+        result = _submit(pipeline)
         if not getattr(result, "has_job", True):  # of Dataflow, which has written a template
             return
         _wait(result, pipeline)
+
+
+def start(pipeline: beam.Pipeline) -> RemoteJob:
+    """Starts a pipeline on a cluster and leaves it running; see `check_detach`.
+
+    Raises:
+        UserError: the cluster refuses it.
+    """
+    with _tracebacks_hidden():
+        return RemoteJob.of(_submit(pipeline), pipeline.options)
+
+
+def _submit(pipeline):
+    try:
+        return pipeline.run()
+    except Exception as error:
+        raise _root_cause(error) from error
 
 
 def _wait(result, pipeline):
@@ -172,6 +187,21 @@ def check_paths(beam_argv: Sequence[str], paths: Mapping[str, str]) -> None:
                 f"`--{flag}` must be a path that Dataflow's workers reach, such as gs://bucket/folder. "
                 f"Received: {path}."
             )
+
+
+def check_detach(beam_argv: Sequence[str]) -> None:
+    """Checks that a job outlives the program that starts it.
+
+    Raises:
+        UserError: the runner or its workers are a part of this program, or nothing is run.
+    """
+    options = _options(beam_argv).view_as(PortableOptions)
+    is_elsewhere = bool(options.job_endpoint) and options.environment_type != "LOOPBACK"
+    if runs_nothing(beam_argv) or not (is_elsewhere or "dataflow" in _runner_name(beam_argv)):
+        raise UserError(
+            "`--detach` is for a job that outlives this program: on Dataflow, or on a runner with "
+            "`--job_endpoint` and workers of its own. Leave it out."
+        )
 
 
 def images_in_a_wave(beam_argv: Sequence[str], images_per_wave: int = 0) -> float:
@@ -239,7 +269,7 @@ def _without_step(cause):
 
 
 @contextlib.contextmanager
-def _quiet_errors():
+def _tracebacks_hidden():
     """Keeps Beam from logging the traceback of each error that `run` raises."""
 
     def is_no_traceback(record):

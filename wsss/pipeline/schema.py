@@ -41,6 +41,10 @@ class Fields:
             raise self.error(f"`{name}` must be {_NAMES[kind]}")
         return value  # type: ignore[return-value]
 
+    def names(self) -> list[str]:
+        """The names of all fields."""
+        return [*self._value]
+
     def texts(self, name: str, default: tuple[str, ...] = _REQUIRED) -> tuple[str, ...]:
         """The field of a name that is a list of texts."""
         if default is not _REQUIRED and self._value.get(name) is None:

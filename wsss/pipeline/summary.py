@@ -10,10 +10,11 @@ import numpy as np
 
 from wsss.common import io
 from wsss.data.dataset import write_metadata
-from wsss.metrics import ThresholdSweep, counts_of, iou, mean_iou
+from wsss.metrics import THRESHOLDS, ThresholdSweep, counts_of, iou, mean_iou
 from wsss.pipeline.image_table import TableStatistics, write_table
 from wsss.pipeline.output import LabelSettings, Layout
-from wsss.pipeline.report import Metrics, Summary, write_report
+from wsss.pipeline.report import Metrics, Summary
+from wsss.pipeline.report_page import write_report
 from wsss.pipeline.stages.describe import FLAGS
 from wsss.pipeline.stages.manifest import Manifest
 from wsss.pipeline.stages.refinement_choice import RefinementChoice
@@ -22,6 +23,7 @@ from wsss.pipeline.stages.score import Tally
 # A classifier that has learned scores the classes of an image higher than the others, by at least so much.
 _LEARNED = 0.05
 # Fractions of the refined images beyond which a refinement is reported to harm, and the least number for it.
+_CONFUSIONS, _LEAST_CONFUSION = 3, 0.01  # of each class in `metrics.json`: how many, from which fraction on
 _MOST_COLLAPSED, _MOST_LOST, _LEAST_WARNED = 0.05, 0.2, 2
 _CHOSEN = {"auto": "from images alone", "calibrated": "from the images that the model was trained on"}
 
@@ -49,6 +51,15 @@ class LabelResult:
     line: str
     warnings: tuple[str, ...]
     empty: int = 0
+
+    @property
+    def failed_fraction(self) -> float:
+        """Fraction of the images without a mask; 0 where there is no image."""
+        return self.failed / max(1, self.labeled + self.failed)
+
+    def lines(self) -> list[str]:
+        """What a program prints: the warnings, and all in one line with the folder."""
+        return [*(f"warning: {warning}" for warning in self.warnings), f"{self.line} → {self.output}"]
 
 
 def write_results(
@@ -107,11 +118,16 @@ def write_results(
         "refinement": table.refinement(),
         "refinement_choice": None if choice is None else asdict(choice),
         "quality": table.quality_scores(),
+        "tags": table.tags(settings.class_names),
+        "foreground": _foreground(tally, {**settings.options, "refine": stages}),
+        "pictures": table.shown.to_json(),
         "warnings": list(warnings),
     }
     io.write_json(layout.path("summary.json"), summary)
     metrics = None
-    if tally.confusion is not None and tally.sweep is not None:
+    # Confident labels for a network of affinities leave most pixels open: of them no mIoU is given.
+    is_segmentation = settings.options.get("write", "masks") == "masks"
+    if is_segmentation and tally.confusion is not None and tally.sweep is not None:
         options = {**settings.options, "refine": stages}
         metrics = _metrics(tally.confusion, tally.sweep, names, options, threshold, rule)
         io.write_json(layout.path("metrics.json"), metrics)
@@ -184,6 +200,7 @@ def _metrics(
             "predicted": _named(names, counts.predicted),
             "truth": _named(names, counts.truth),
         },
+        "confused_with": _confusions(confusion, names),
         "split": options["split"],
         "image_labels": options["image_labels"],
         "background_threshold": {
@@ -201,6 +218,33 @@ def _metrics(
             "thresholds": [float(value) for value in sweep.thresholds],
             "miou": [float(value) for value in curve],
         },
+    }
+
+
+def _confusions(confusion: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Of the pixels of each class the fractions that get another label, the largest, from 1 % on."""
+    columns = (*names, "ignored")
+    found = {}
+    for row, name in enumerate(names):
+        fractions = confusion[row] / max(1, confusion[row].sum())
+        order = [column for column in np.argsort(-fractions, kind="stable") if column != row][:_CONFUSIONS]
+        found[name] = {
+            columns[column]: round(float(fractions[column]), 4)
+            for column in order
+            if fractions[column] >= _LEAST_CONFUSION
+        }
+    return found
+
+
+def _foreground(tally: Tally, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Fraction of the pixels that are of a class, by the background threshold: known without any truth."""
+    if tally.strongest is None or not tally.strongest.any():
+        return None
+    above = tally.strongest[::-1].cumsum()[::-1][1:]
+    return {
+        "of": describe_scores(options)[1],
+        "thresholds": [float(value) for value in THRESHOLDS],
+        "fraction": [round(float(value), 6) for value in above / tally.strongest.sum()],
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from wsss.common import io
 from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
+from wsss.inference.predictor import smallest_side
 from wsss.pipeline.schema import Fields
 
 
@@ -22,6 +23,7 @@ class TrainedRun:
         class_names: the foreground classes.
         data, split: what it was trained on.
         kind: `--model` of its training, such as "seam".
+        min_side: the long side to which smaller images are enlarged, pixels; 0: none.
     """
 
     folder: str
@@ -31,6 +33,7 @@ class TrainedRun:
     data: str = ""
     split: str = ""
     kind: str = ""
+    min_side: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class RunConfig:
     data: str = ""
     split: str = ""
     kind: str = ""
+    min_side: int = 0
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "RunConfig":
@@ -57,7 +61,14 @@ class RunConfig:
             fields.get("data", str, options.get("data", str, "")),
             fields.get("split", str, options.get("split", str, "")),
             options.get("model", str, ""),
+            _min_side(options),
         )
+
+
+def _min_side(options):
+    """The least long side that a run was trained at; 0 of a config without sizes."""
+    image_size = options.get("image_size", int, 0)
+    return smallest_side(image_size, tuple(map(int, options.numbers("long_side", ()))))
 
 
 def open_trained_run(model: str = "") -> TrainedRun:
@@ -78,7 +89,7 @@ def open_trained_run(model: str = "") -> TrainedRun:
     if io.exists(config_path):
         config = RunConfig.from_json(io.read_json(config_path), config_path)
     check_class_count(len(config.class_names), path)
-    known = (config.class_names, config.data, config.split, config.kind)
+    known = (config.class_names, config.data, config.split, config.kind, config.min_side)
     return TrainedRun(folder, path, digest, *known)
 
 

@@ -9,7 +9,9 @@ from wsss.common.errors import UserError
 from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection, open_collection
 from wsss.data.label_maps import open_label_maps
+from wsss.data.sources.mask_coding import check_masks
 from wsss.training.options import TrainingOptions, default_values
+from wsss.training.recipe import fill_in
 from wsss.training.run_dir import RunDirectory, open_run
 
 
@@ -61,9 +63,11 @@ def run_training(
     collection = open_collection(options.data) if options.data else None
     if collection:
         collection.shard_paths(options.split)  # a missing split is reported before TensorFlow starts
+        check_masks(collection)
     if collection and options.masks:
         label_maps = open_label_maps(options.masks, collection, options.split)
         collection = dataclasses.replace(collection, label_maps=label_maps)
+    options = fill_in(options, collection)
     run = open_run(options, collection)
     if not options.overwrite and run.is_finished():
         announce(f"{run.path} is finished already; --overwrite trains it anew.")

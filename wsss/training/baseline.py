@@ -21,12 +21,14 @@ class ConstantScores:
     Attributes:
         loss: their binary cross-entropy, mean over the classes.
         average_precision: mean average precision of scores that do not depend on the image.
+        same_tags: classes that every image has, where no image has any other; empty where tags differ.
     """
 
     LOSS: ClassVar[str] = "classification_loss"  # the metric that is compared
 
     loss: float
     average_precision: float
+    same_tags: tuple[str, ...] = ()
 
     def find_problem(self, loss: float, average_precision: float | None) -> str | None:
         """Why a classifier of this loss and precision has not learned, in one line; None if it has.
@@ -58,7 +60,12 @@ def constant_scores(collection: Collection, split: str, limit: int = 1000) -> Co
     inside = np.clip(frequency, 1e-7, 1 - 1e-7)
     entropy = -(inside * np.log(inside) + (1 - inside) * np.log(1 - inside))
     present = frequency[frequency > 0]
-    return ConstantScores(float(entropy.mean()), float(present.mean()) if len(present) else 0.0)
+    everywhere = [name for name, part in zip(collection.class_names, frequency, strict=True) if part == 1]
+    return ConstantScores(
+        float(entropy.mean()),
+        float(present.mean()) if len(present) else 0.0,
+        tuple(everywhere) if len(everywhere) == len(present) else (),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 from wsss.models.views import AffineView, RescaledView
 from wsss.optimizers import GroupedAdamW, GroupedSGD, PolynomialSchedule, layer_groups
+from wsss.training.checkpointing import CheckpointedNetwork
 from wsss.training.device import DeviceSettings
 from wsss.training.options import TrainingOptions
 from wsss.training.state import Progress
@@ -155,7 +156,15 @@ def compile_model(
         backbone: the model's `Backbone`.
         total_steps: steps of the whole run.
         rate_factor: factor on the learning rate, as after a restart.
+
+    Raises:
+        UserError: gradient checkpointing is asked for where it cannot be.
     """
+    if options.gradient_checkpointing:
+        try:
+            model.training_network = CheckpointedNetwork(model.network)
+        except ValueError as error:
+            raise UserError(f"--gradient_checkpointing: {error}") from error
     model.compile(
         make_optimizer(options, new_layers(model, backbone), total_steps, rate_factor),
         loss=None if options.learns_from_masks else keras.losses.BinaryCrossentropy(),
@@ -276,14 +285,23 @@ def set_numerics(options: TrainingOptions, settings: DeviceSettings) -> None:
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(settings.dtype_policy)
     if options.deterministic:
-        tf.config.experimental.enable_op_determinism()
-        try:
-            # Operations at the same time share the cores differently each time, and so round differently.
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError:
-            raise UserError(
-                "--deterministic needs a process of its own, in which TensorFlow has run nothing yet."
-            ) from None
+        make_deterministic()
+
+
+def make_deterministic() -> None:
+    """Makes all that TensorFlow computes in this process from now on the same in each run.
+
+    Raises:
+        UserError: TensorFlow has computed something in this process already.
+    """
+    tf.config.experimental.enable_op_determinism()
+    try:
+        # Operations at the same time share the cores differently each time, and so round differently.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        raise UserError(
+            "--deterministic needs a process of its own, in which TensorFlow has run nothing yet."
+        ) from None
 
 
 def check_data(options: TrainingOptions, strategy: Any, collection: Collection) -> None:

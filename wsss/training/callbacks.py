@@ -1,4 +1,4 @@
-"""Keras callbacks of the training program: each does one thing at the end of a step or an epoch.
+"""Keras callbacks of the training program: each has one task at the end of a step or an epoch.
 
 They share `logs`: `Validation` adds its metrics, and the callbacks after it record them.
 """

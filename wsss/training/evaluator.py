@@ -14,7 +14,40 @@ from wsss.visualization import heat_map, overlay
 PICTURE_SIDE = 160
 
 
-class CamEvaluator:
+class _SplitEvaluator:
+    """The first images of a split, and a predictor that follows the weights of a model in training."""
+
+    def __init__(self, collection, split, limit, cam, sides):
+        self._collection, self._split, self._limit = collection, split, limit
+        self._cam, self._sides = cam, sides
+        self._model: keras.Model | None = None
+        self._predictor: CamPredictor  # of `_model`, see `_follow`
+
+    def _records(self, *, count=None, with_labels=False):
+        """The first records of the split: `count`, by default as many as are evaluated."""
+        records = (
+            record for record in self._collection.read(self._split) if record.labels or not with_labels
+        )
+        return itertools.islice(records, count or self._limit or None)
+
+    def _follow(self, model):
+        """Builds the predictor, once for all epochs; later it folds the model's current weights anew."""
+        if self._model is model:
+            self._predictor.refresh()
+            return
+        self._model = model
+        self._predictor = CamPredictor(
+            model,
+            scales=(1.0,),
+            mirror=False,
+            cam=self._cam,
+            min_side=self._sides[0],
+            max_side=self._sides[1],
+            threads=1,
+        )
+
+
+class CamEvaluator(_SplitEvaluator):
     """Evaluates a model on a split of a collection, at one scale; called after each epoch.
 
     Args:
@@ -23,7 +56,7 @@ class CamEvaluator:
         limit: number of images that are evaluated, the first ones of the split; 0 = all.
         threshold: background score, in [0, 1], of the mean IoU and of the pictures.
         cam: which map is read out, `refined_cam` or `cam`.
-        max_side: larger images are shrunk, pixels.
+        sides: shortest and longest long side in pixels; images beyond are enlarged or shrunk to it.
     """
 
     def __init__(
@@ -34,12 +67,10 @@ class CamEvaluator:
         limit: int,
         threshold: float,
         cam: str,
-        max_side: int = 512,
+        sides: tuple[int, int] = (0, 512),
     ):
-        self._collection, self._split, self._limit = collection, split, limit
-        self._threshold, self._cam, self._max_side = threshold, cam, max_side
-        self._model: keras.Model | None = None
-        self._predictor: CamPredictor  # of `_model`, see `_follow`
+        super().__init__(collection, split, limit, cam, sides)
+        self._threshold = threshold
 
     def __call__(self, model) -> dict[str, float]:
         """The metrics `map`, and where masks are known `miou`, `best_miou` and `best_threshold`."""
@@ -47,7 +78,7 @@ class CamEvaluator:
         sweep = ThresholdSweep(len(names) + 1, sorted({*(np.arange(60) / 100), self._threshold}))
         predicted, truth = [], []
         self._follow(model)
-        for record in itertools.islice(self._collection.read(self._split), self._limit or None):
+        for record in self._records():
             scores, prediction = self._scores(record)
             predicted.append(prediction.scores)
             truth.append(np.isin(np.arange(len(names)), record.labels))
@@ -65,8 +96,7 @@ class CamEvaluator:
         """uint8 RGB `(count, height, width, 3)`: image, CAM of a class, mask, and truth where known."""
         rows = []
         self._follow(model)
-        records = (record for record in self._collection.read(self._split) if record.labels)
-        for record in itertools.islice(records, count):
+        for record in self._records(count=count, with_labels=True):
             image = record.image
             scores, _ = self._scores(record)
             mask = mask_from_scores(scores, record.labels, background_scores(scores, self._threshold))
@@ -75,16 +105,6 @@ class CamEvaluator:
                 tiles.append(overlay(image, record.mask))
             rows.append(np.concatenate([_square(tile) for tile in tiles], axis=1))
         return np.stack(rows)
-
-    def _follow(self, model):
-        """Builds the predictor, once for all epochs; later it folds the model's current weights anew."""
-        if self._model is model:
-            self._predictor.refresh()
-            return
-        self._model = model
-        self._predictor = CamPredictor(
-            model, scales=(1.0,), mirror=False, cam=self._cam, max_side=self._max_side, threads=1
-        )
 
     def _scores(self, record):
         """CAM of the present classes `(classes, height, width)` in [0, 1], and the whole `Prediction`."""
@@ -95,27 +115,25 @@ class CamEvaluator:
         return normalize_scores(merged), prediction
 
 
-class SegmentationEvaluator:
+class SegmentationEvaluator(_SplitEvaluator):
     """Evaluates a segmentation network on a split with masks, at one scale; called after each epoch.
 
     Args:
         collection: `Collection` with masks.
         split: its split.
         limit: number of images that are evaluated, the first ones of the split; 0 = all.
-        max_side: larger images are shrunk, pixels.
+        sides: shortest and longest long side in pixels; images beyond are enlarged or shrunk to it.
     """
 
-    def __init__(self, collection: Collection, split: str, *, limit: int, max_side: int = 512):
-        self._collection, self._split, self._limit, self._max_side = collection, split, limit, max_side
-        self._model: keras.Model | None = None
-        self._predictor: CamPredictor  # of `_model`, see `_follow`
+    def __init__(self, collection: Collection, split: str, *, limit: int, sides: tuple[int, int] = (0, 512)):
+        super().__init__(collection, split, limit, "probabilities", sides)
 
     def __call__(self, model) -> dict[str, float]:
         """The metrics `miou` and `pixel_accuracy`."""
         classes = len(self._collection.class_names) + 1
         confusion = np.zeros((classes, classes + 1), np.int64)
         self._follow(model)
-        for record in itertools.islice(self._collection.read(self._split), self._limit or None):
+        for record in self._records():
             confusion += confusion_matrix(_truth(record), self._segment(record), classes)
         correct = np.trace(confusion[:, :-1]) / max(1, confusion.sum())
         return {"miou": float(mean_iou(counts_of(confusion))), "pixel_accuracy": float(correct)}
@@ -124,24 +142,13 @@ class SegmentationEvaluator:
         """uint8 RGB `(count, height, width, 3)`: image, segmentation and truth."""
         rows = []
         self._follow(model)
-        records = (record for record in self._collection.read(self._split) if record.labels)
-        for record in itertools.islice(records, count):
+        for record in self._records(count=count, with_labels=True):
             tiles = [
                 record.image,
                 *(overlay(record.image, m) for m in (self._segment(record), _truth(record))),
             ]
             rows.append(np.concatenate([_square(tile) for tile in tiles], axis=1))
         return np.stack(rows)
-
-    def _follow(self, model):
-        """Builds the predictor, once for all epochs; later it folds the model's current weights anew."""
-        if self._model is model:
-            self._predictor.refresh()
-            return
-        self._model = model
-        self._predictor = CamPredictor(
-            model, scales=(1.0,), mirror=False, cam="probabilities", max_side=self._max_side, threads=1
-        )
 
     def _segment(self, record):
         """The class of the highest probability at each pixel, uint8 (height, width)."""

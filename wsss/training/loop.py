@@ -12,6 +12,7 @@ from wsss.common.errors import UserError
 from wsss.common.keras_file import save_model
 from wsss.data.dataset import Collection
 from wsss.data.loader import steps_per_epoch
+from wsss.inference.predictor import smallest_side
 from wsss.training import building, callbacks, strategies
 from wsss.training.baseline import constant_labels, constant_scores
 from wsss.training.device import DeviceSettings
@@ -20,6 +21,7 @@ from wsss.training.options import TrainingOptions
 from wsss.training.run_dir import RunDirectory, describe
 from wsss.training.state import Progress, read_progress
 
+LONGEST_EVALUATED = 512  # pixels, of images that are evaluated after an epoch
 RESTARTS = 1  # how often a network that does not learn is trained once more
 RESTART_FACTOR = 0.1  # on the learning rate
 
@@ -78,7 +80,7 @@ class _Attempt:
             self._backbone = building.make_backbone(options)
             self._model = building.make_model(options, len(collection.class_names), self._backbone)
             factor = RESTART_FACTOR**progress.restarts
-            total_steps = self._steps * options.epochs
+            total_steps = self._steps * options.passes
             building.compile_model(self._model, options, settings, self._backbone, total_steps, factor)
         shapes = building.batch_shapes(options, collection, strategy)
         strategies.prepare_model(self._model, strategy, shapes)
@@ -122,7 +124,7 @@ class _Attempt:
             return
         listeners = make_callbacks(self.options, self.run, self._collection) if self._chief else []
         watching = [self.monitor] if self.monitor else []
-        for start, last in spans(self.keeper.progress, self.options.epochs):
+        for start, last in spans(self.keeper.progress, self.options.passes):
             steps = self._steps - start.step
             self._model.steps_per_execution = self._settings.steps_at_once(steps)
             self._model.make_train_function(force=True)
@@ -189,28 +191,40 @@ def on_terminal() -> bool:
 
 
 def make_baseline(options: TrainingOptions, collection: Collection) -> Any:
-    """What constant predictions reach on the targets of the model, or None for pairs of pixels."""
+    """What constant predictions reach on the targets of the model, or None for pairs of pixels.
+
+    Raises:
+        UserError: every image has the same tags, from which nothing can be learned.
+    """
     if options.is_affinity_model:
         return None
     if options.learns_from_masks:
         return constant_labels(collection, options.split)
-    return constant_scores(collection, options.split)
+    baseline = constant_scores(collection, options.split)
+    if baseline.same_tags and options.on_divergence != "continue":
+        raise UserError(
+            f"Every image of split {options.split} has the same tags ({', '.join(baseline.same_tags)}), with "
+            "nothing to tell apart. Add images without them, or pass --on_divergence continue."
+        )
+    return baseline
 
 
 def make_evaluator(options: TrainingOptions, collection: Collection) -> Any:
     """The function of the model that evaluates it after each epoch, or None."""
     if not options.measures:
         return None
+    sides = (smallest_side(options.image_size, options.long_side), LONGEST_EVALUATED)
     if options.model == "deeplab":
         if not collection.has_masks:
             return None
-        return SegmentationEvaluator(collection, options.val_split, limit=options.val_images)
+        return SegmentationEvaluator(collection, options.val_split, limit=options.val_images, sides=sides)
     return CamEvaluator(
         collection,
         options.val_split,
         limit=options.val_images,
         threshold=options.background_threshold,
         cam="cam" if options.model == "classifier" else "refined_cam",
+        sides=sides,
     )
 
 

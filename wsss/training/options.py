@@ -85,6 +85,13 @@ class TrainingOptions(cli.Options):
         "fraction of the backbone's layers, from the image on, not trained, in [0, 1]",
         kind=cli.unit_interval,
     )
+    train_backbone: str = cli.option(
+        "auto",
+        "whether the pretrained layers are trained; no: as with --frozen_fraction 1 --optimizer adamw "
+        "--learning_rate 0.0001 --new_layer_multiplier 50, where these are not given; auto: no for tags of "
+        "fewer than 100 images, if none of the four is given",
+        choices=("auto", "yes", "no"),
+    )
     freeze_batch_norm: bool = cli.option(True, "keep statistics, scale and offset of pretrained batch norms")
     dropout: bool = cli.option(True, "use the dropout of backbones and heads that have one")
     standardize_correlation: str = cli.option(
@@ -94,7 +101,13 @@ class TrainingOptions(cli.Options):
         choices=("auto", "yes", "no"),
     )
 
-    epochs: int = cli.option(8, "passes over the split", kind=cli.positive_int, group="optimization")
+    epochs: int | None = cli.option(
+        None,
+        "passes over the split; default: as many as make about 180 steps, at least 4; of affinity and irn 8, "
+        "of deeplab 20",
+        kind=cli.positive_int,
+        group="optimization",
+    )
     batch_size: int = cli.option(8, "images a step, over all replicas together", kind=cli.positive_int)
     image_size: int = cli.option(224, "side of the square training crop, pixels", kind=_crop_size)
     seed: int = cli.option(
@@ -203,6 +216,11 @@ class TrainingOptions(cli.Options):
     jit_compile: bool | None = cli.option(
         None, "compile the training step with XLA (default: on an accelerator with one replica)"
     )
+    gradient_checkpointing: bool = cli.option(
+        False,
+        "compute activations again in the backward pass in place of keeping them: larger crops and batches "
+        "in the same memory, in up to 1.4 of the time; the numbers stay the same",
+    )
     steps_per_execution: int = cli.option(
         0,
         "most steps without a visit of the host in between; a divisor of an epoch's steps is taken; "
@@ -229,6 +247,13 @@ class TrainingOptions(cli.Options):
             raise UserError("--strategy multi_worker needs --data and --output that every worker can reach.")
 
     @property
+    def passes(self) -> int:
+        """The epochs, once `recipe.fill_in` has chosen them where none were given."""
+        if self.epochs is None:
+            raise ValueError("`epochs` is still open; `wsss.training.recipe.fill_in` chooses it.")
+        return self.epochs
+
+    @property
     def measures(self) -> bool:
         """Whether the CAMs, or the segmentation, are evaluated after each epoch."""
         return self.val_split != "none" and not self.is_affinity_model
@@ -245,7 +270,7 @@ class TrainingOptions(cli.Options):
 
 
 # For the drawn scenes of `wsss.data.synthetic`: a small network from scratch, a minute or two on two cores.
-BUILT_IN = {
+BUILT_IN: dict[str, Any] = {
     "backbone": "small",
     "backbone_weights": "none",
     "output_stride": 8,
@@ -262,7 +287,9 @@ BUILT_IN = {
     "background_threshold": 0.4,
 }
 # Where they differ from the others': what learns on collections of 100 photographs as well as on large ones.
-OF_MODEL = {
+OF_MODEL: dict[str, dict[str, Any]] = {
+    "affinity": {"epochs": 8},
+    "irn": {"epochs": 8},
     "deeplab": {
         "optimizer": "adamw",
         "learning_rate": 0.0001,
@@ -270,7 +297,7 @@ OF_MODEL = {
         "bias_multiplier": 1.0,
         "weight_decay": 0.01,
         "epochs": 20,
-    }
+    },
 }
 
 

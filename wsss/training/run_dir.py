@@ -27,9 +27,15 @@ _OWNED = (
     *("result.json", "config.json", "model.keras", "history.csv", "checkpoint/*", "tensorboard/*"),
     "calibration.json",  # by `pseudo_labels --background_threshold auto`, of the model that is here
 )
-_NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence")
+_NOT_COMPARED = ("output", "overwrite", "progress_seconds", "on_divergence", "gradient_checkpointing")
 # How runs of 0.1.0 were trained, whose config.json lacks the option; it knew no choice by device.
-_BEFORE = {"clip_norm": 0.0, "steps_per_execution": 0, "masks": "", "head": "deeplabv3plus"}
+_BEFORE = {
+    "clip_norm": 0.0,
+    "steps_per_execution": 0,
+    "masks": "",
+    "head": "deeplabv3plus",
+    "train_backbone": "auto",
+}
 _BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
 
 

@@ -50,7 +50,7 @@ def test_ids_match_files_with_or_without_suffix_and_in_sub_folders(tmp_path):
     assert not source.has_masks
 
 
-def test_missing_unlabelled_and_duplicate_images_are_told_apart(tmp_path):
+def test_missing_untagged_and_duplicate_images_are_distinguished(tmp_path):
     names = ("a.jpg", "twin.jpg", "twin.png", "again.jpg", "agree.jpg", "stray.jpg", "wrong.jpg")
     write(tmp_path / "images", dict.fromkeys(names, IMAGE))
     rows = ["a,1", "gone,1", "twin,1", "again,1", "again,0", "agree,1", "agree,1", "wrong,7"]
@@ -99,7 +99,7 @@ def test_an_id_that_names_no_file_gets_a_hint(tmp_path):
     assert "`Cat.JPG` (upper and lower case" in remedies["cat.jpg"]
 
 
-def test_listing_looks_at_each_unlabelled_image_once(tmp_path, monkeypatch):
+def test_listing_reads_each_untagged_image_once(tmp_path, monkeypatch):
     """The work grows with the number of images, not with its square."""
     write(tmp_path / "images", dict.fromkeys((f"{index}.jpg" for index in range(200)), b""))
     made = []

@@ -235,3 +235,9 @@ def test_spellings_that_differ_in_case_or_unicode_form_are_one_class():
 def test_a_line_break_in_a_name_becomes_a_blank():
     assert parse_label_table('id,"traffic\nlight",cow\na,1,0\n').class_names == ("traffic light", "cow")
     assert parse_label_table('id,labels\na,"traffic\r\nlight"\n').class_names == ("traffic light",)
+
+
+def test_a_note_is_one_line_whatever_a_name_holds():
+    table = parse_label_table('id,labels\na,"fire\ntruck"\nb,cat\n')
+    assert "such as `fire truck`" in table.notes[0]
+    assert "\n" not in table.notes[0]

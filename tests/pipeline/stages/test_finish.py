@@ -41,7 +41,7 @@ def elements():
     ]
 
 
-def test_a_manifest_tells_the_images_and_failures_of_its_shard(elements, tmp_path):
+def test_a_manifest_lists_the_images_and_failures_of_its_shard(elements, tmp_path):
     layout = Layout(str(tmp_path))
     finished, _ = outputs_of(FinishShards(layout), elements)
     assert sorted(finished) == ["a", "b"]

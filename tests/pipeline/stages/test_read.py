@@ -16,7 +16,7 @@ from wsss.pipeline.stages.read import ReadBatches, open_images
 
 def read(images, batch_size=16):
     """What `ReadBatches` gives: batches, and failures."""
-    outputs, _ = outputs_of(ReadBatches(images.collection, batch_size), images.shards)
+    outputs, _ = outputs_of(ReadBatches(images.collection, batch_size), [*images.with_paths(images.shards)])
     failures = [batch[0] for batch in outputs if isinstance(batch[0], Failure)]
     return [batch for batch in outputs if not isinstance(batch[0], PASSED_ON)], failures
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.beam_outputs import outputs_of
 from tests.pseudo_label_cases import make_records
 from wsss.common.errors import UserError
-from wsss.data.dataset import Record
+from wsss.data.records import Record
 from wsss.pipeline.stages.predict import ImageCams
 from wsss.pipeline.stages.read import InputImage
 from wsss.pipeline.stages.refine import (
@@ -67,7 +67,7 @@ def test_labels_are_those_of_the_highest_scores(record, background, expected):
 
 @pytest.mark.parametrize("unary", ["labels", "probabilities"])
 def test_the_crf_moves_scores_to_the_edges_of_the_image(stripes, unary):
-    """The last columns of the first stripe score too little; its color tells the CRF where it ends."""
+    """The last columns of the first stripe score too little; by its color the CRF finds its end."""
     scores = stripes.scores.copy()
     scores[..., 16:20] = 0.25
     background = Background(threshold=0.3)

@@ -80,6 +80,7 @@ def test_a_measure_holds_harm_and_the_fit_to_image_and_cams():
     assert not measure_refinement(scored._replace(class_ids=()), image).any()
 
 
+@pytest.mark.slow
 def test_the_program_chooses_records_why_and_resumes_with_the_same(run, tmp_path, capsys):
     output = tmp_path / "labels"
     assert label(output, run, "--refine", "auto") == 0

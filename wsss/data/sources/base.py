@@ -1,9 +1,11 @@
 """A user's collection, listed: what is to become a record, before any image is opened."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from wsss.common.constants import check_class_count
+from wsss.common.errors import UserError
 
 
 class Problem(NamedTuple):
@@ -68,3 +70,40 @@ class Listing:
 
     def __post_init__(self) -> None:
         check_class_count(len(self.class_names), "The collection")
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value of a JSON file is text that can name something: not blank, no NUL, no lone half."""
+    return (
+        isinstance(value, str)
+        and bool(value.strip())
+        and "\0" not in value
+        and not any("\ud800" <= character <= "\udfff" for character in value)
+    )
+
+
+def as_class_names(values: Iterable[Any], where: str) -> tuple[str, ...]:
+    """The class names that a file of another program lists, each on one line.
+
+    Args:
+        values: what the file holds in their place.
+        where: what the message names.
+
+    Raises:
+        UserError: there is none, one is no text, or two are the same.
+    """
+    values = list(values)
+    strange = [value for value in values if not is_text(value)]
+    if strange or not values:
+        received = _shown(strange[0]) if strange else "none"
+        raise UserError(f"{where} must hold the names of the classes as text. Received: {received}.")
+    names = tuple(" ".join(value.split()) for value in values)
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{where} has the class `{repeated}` twice. Give each class its own name.")
+    return names
+
+
+def _shown(value):
+    """A value for a message; of lists only the type, since YAML's may refer to each other without end."""
+    return repr(value)[:60] if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"

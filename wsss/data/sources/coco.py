@@ -13,7 +13,7 @@ import numpy as np
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
-from wsss.data.sources.base import ListedImage, Listing, Problem
+from wsss.data.sources.base import ListedImage, Listing, Problem, is_text
 from wsss.data.sources.files import image_ids
 
 
@@ -193,7 +193,7 @@ def _as_id(value):
     """An id as text, so that 1, "1" and "0001" are one."""
     if _is_number(value) and float(value).is_integer():
         return str(int(value))
-    if isinstance(value, str) and value.strip():
+    if is_text(value):
         text = value.strip()
         return str(int(text)) if text.isascii() and text.isdigit() else text
     raise ValueError("a whole number or text")
@@ -208,13 +208,13 @@ def _id_order(identifier):
 def _as_name(value):
     if _is_number(value):
         return f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, str) and value.strip():
+    if is_text(value):
         return " ".join(value.split())
     raise ValueError("a name")
 
 
 def _as_file_name(value):
-    if isinstance(value, str) and value.strip():
+    if is_text(value):
         return value
     raise ValueError("the name of a file")
 

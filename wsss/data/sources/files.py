@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wsss.common import io
 from wsss.common.errors import UserError
@@ -15,6 +16,20 @@ from wsss.data.images import is_image
 from wsss.data.sources.base import Problem
 
 _logger = logging.getLogger(__name__)
+
+
+class ListedFile(NamedTuple):
+    """A file of a folder.
+
+    Attributes:
+        name: its path within the folder, as printable text.
+        path: that opens it.
+        version: in a store, what changes with its content; empty on disk.
+    """
+
+    name: str
+    path: str
+    version: str = ""
 
 
 @dataclass
@@ -31,69 +46,95 @@ class FolderListing:
 
 
 def list_folder(folder: str, excluded: Iterable[str] = ()) -> FolderListing:
-    """Lists a folder and its sub-folders; links to folders are followed.
+    """Lists a folder and its sub-folders in memory, by name; see `stream_folder`.
+
+    Raises:
+        UserError: the folder itself cannot be read.
+    """
+    listing = FolderListing()
+    found = stream_folder(folder, excluded, listing.problems)
+    if io.is_remote(folder):
+        found = iter(sorted(found))
+    listing.paths = {file.name: file.path for file in found}
+    return listing
+
+
+def stream_folder(folder: str, excluded: Iterable[str], problems: list[Problem]) -> Iterator[ListedFile]:
+    """Yields the files of a folder and its sub-folders; links to folders are followed.
 
     Names that begin with a dot are left out, and so are sub-folders that a program of wsss wrote (they bear
-    its marker): masks are no photographs.
+    its marker): masks are no photographs. On disk they come by name within each folder.
 
     Args:
         folder: local folder or `gs://…`.
         excluded: folders that are left out, compared as real paths.
+        problems: list that what cannot be listed is added to.
 
     Raises:
         UserError: the folder itself cannot be read.
     """
     folder, excluded = os.fspath(folder).rstrip("/") or "/", [os.fspath(path) for path in excluded]
-    listing = FolderListing()
     if io.is_remote(folder):
         prefixes = tuple(f"{path.rstrip('/')}/" for path in excluded)
-        for path in io.list_files(io.join(io.escape(folder), "**")):
+        for path, version in io.stream_versions(io.join(io.escape(folder), "**")):
             if not path.startswith(prefixes):
-                listing.paths[path[len(folder) + 1 :]] = path
-        return listing
+                yield ListedFile(path[len(folder) + 1 :], path, version)
+        return
     try:
         os.scandir(folder).close()
     except OSError as error:
         raise UserError(f"The folder {printable(folder)} cannot be read: {error.strerror}.") from error
     excluded_paths = {os.path.realpath(path) for path in excluded}
-    for path in _walk(folder, "", (os.path.realpath(folder),), excluded_paths, listing.problems):
+    quoted = set()  # only names with a backslash can be equal once printed
+    for path in _walk(folder, "", (os.path.realpath(folder),), excluded_paths, problems):
         name = printable(path)
-        if name in listing.paths:
-            listing.problems.append(
+        if name in quoted:
+            problems.append(
                 Problem(name, "folder", "duplicate", "Two files have this name once printed.", "Rename one.")
             )
-        else:
-            listing.paths[name] = os.path.join(folder, path)
-    return listing
+            continue
+        if "\\" in name:
+            quoted.add(name)
+        yield ListedFile(name, os.path.join(folder, path))
 
 
 def _walk(root, inside, ancestors, excluded, problems) -> Iterator[str]:
     """Paths of the files below `root`/`inside`, relative to `root`, sorted within each folder."""
     try:
         with os.scandir(os.path.join(root, inside)) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            names, others = _names(found)
     except OSError as error:
         problems.append(_folder_problem(inside, "unreadable", f"{error.strerror}.", "Allow reading it."))
         return
-    if inside and any(entry.name == MARKER for entry in entries):
+    if inside and MARKER in names:
         _logger.info("%s holds results of wsss: not read.", inside)
         return
-    for entry in entries:
-        if entry.name.startswith("."):
+    for name in names:
+        if name.startswith("."):
             continue
-        path = os.path.join(inside, entry.name)
-        if entry.is_dir():
+        path, entry = os.path.join(inside, name), others.get(name)
+        if entry is None or entry.is_file():
+            yield path
+        elif entry.is_dir():
             real = os.path.realpath(entry.path)
             if real in ancestors:
                 detail = "The link leads to a folder that it lies in."
                 problems.append(_folder_problem(path, "link_loop", detail, "Remove the link."))
             elif real not in excluded:
                 yield from _walk(root, path, (*ancestors, real), excluded, problems)
-        elif entry.is_file():
-            yield path
         elif entry.is_symlink():
             detail = "The link leads to no file."
             problems.append(_folder_problem(path, "dangling_link", detail, "Restore the file."))
+
+
+def _names(entries):
+    """The names in a folder, sorted, and the entries, which are large, of what is no plain file, by name."""
+    names, others = [], {}
+    for entry in entries:
+        names.append(entry.name)
+        if not entry.is_file(follow_symlinks=False):
+            others[entry.name] = entry
+    return sorted(names), others
 
 
 def list_by_split(directory: str, layout: str, wanted: Callable[[str], bool]) -> dict[tuple[str, str], str]:

@@ -13,8 +13,8 @@ import numpy as np
 from wsss.common import io
 from wsss.common.constants import IGNORE, check_class_count
 from wsss.common.errors import UserError
-from wsss.data.dataset import Record
 from wsss.data.images import MAX_PIXELS, BadImage, encode_mask, inspect_image, is_image
+from wsss.data.records import Record
 from wsss.data.sources import coco
 from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.files import NameHints, image_ids, list_folder, stem
@@ -250,6 +250,14 @@ def read_class_names(path: str) -> tuple[str, ...]:
     return names
 
 
+def classes_unknown(directory: str, file: str) -> UserError:
+    """The error of a data set without the file that names its classes."""
+    return UserError(
+        f"{directory} does not say which classes there are: pass `--classes`, a file with one a line, or put "
+        f"{file} there."
+    )
+
+
 def _parse_file(parse, path, flag, *args):
     text = _read_text(path, flag)
     try:
@@ -261,5 +269,5 @@ def _parse_file(parse, path, flag, *args):
 def _read_text(path, flag):
     try:
         return io.read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"`{flag}` must be a readable UTF-8 file. Received: {path} ({error}).") from error
+    except OSError as error:
+        raise UserError(f"`{flag}` must be a readable file. Received: {path} ({error}).") from error

@@ -348,7 +348,7 @@ def _find_separator(cells, known, given):
     alone = known or {_key(cell) for cell in plain}
     if 2 * len(several & alone) > len(several):
         return " ", ["names in the column `labels` are taken as separated by blanks"]
-    example = next(cell for cell in plain if len(cell.split()) > 1)
+    example = next(" ".join(cell.split()) for cell in plain if len(cell.split()) > 1)
     return None, [
         f"blanks in the column `labels` are taken as a part of names, such as `{example[:60]}` "
         "(`--label_separator ' '` if they separate names)"
@@ -395,5 +395,5 @@ def _clean(name):
 
 
 def _key(name):
-    """What two spellings of one name share: neither case nor Unicode form nor line breaks count."""
+    """The normalized form of a name: without case, Unicode variants and line breaks."""
     return unicodedata.normalize("NFC", _clean(name)).casefold()

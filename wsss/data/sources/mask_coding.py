@@ -5,10 +5,12 @@ be undone with certainty: one class written as another value (0 and 255), and a 
 that colors and not numbers encode the classes. What is not certain is refused.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,10 @@ from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, decode_color_mask, decode_mask, mask_content, voc_palette
 from wsss.data.sources.base import ListedImage
+from wsss.data.tfrecord import decode_example, read_records
+
+if TYPE_CHECKING:
+    from wsss.data.dataset import Collection
 
 SAMPLE = 1000  # masks that are looked into beforehand, spaced evenly
 _REMEDY = (
@@ -106,6 +112,59 @@ def find_mask_coding(
     _check_against_tags(masks, class_names)
     table = [palette.get(number, palette[0]) for number in range(256)] if by_color else ()
     return MaskCoding(values, table), notes
+
+
+def sample_masks(collection: "Collection", most: int) -> list[ListedImage]:
+    """The tags and masks of about `most` records of an opened (TFDS) collection, the first of each shard.
+
+    A mask that is missing is empty bytes.
+    """
+    if not collection.has_masks:
+        return []
+    paths = [path for split in collection.shard_lengths for path in collection.shard_paths(split)]
+    of_each = -(-most // max(1, len(paths)))
+    found: list[ListedImage] = []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):  # said later, of this shard
+            for index, serialized in enumerate(islice(read_records(path), of_each)):
+                name = f"{path.rsplit('/', 1)[-1]}__{index}"
+                mask = next(iter(decode_example(serialized).get(collection.keys.mask or "", ())), b"")
+                try:
+                    record = collection.parse(serialized, name)
+                except ValueError:  # also said later, of this record; its mask counts all the same
+                    found.append(ListedImage(name, "", (), "", mask))
+                else:
+                    found.append(ListedImage(record.image_id, "", record.labels, "", record.mask_bytes))
+    return found
+
+
+def check_masks(collection: "Collection") -> None:
+    """Makes sure that the masks of a data set that `wsss.prepare` did not make are coded as they are read.
+
+    Raises:
+        UserError: numbers or colors stand for the classes in another way, or contradict the tags, or a mask
+            of the sample is missing or cannot be read.
+    """
+    if collection.fingerprints or not collection.has_masks:
+        return
+    masks = sample_masks(collection, SAMPLE)
+    remedy = (
+        f"`python -m wsss.prepare --tfds {collection.directory} --output FOLDER` makes a collection with "
+        "masks that can be used, and lists what cannot."
+    )
+    for item in masks:
+        try:
+            mask_content(item.mask)
+        except BadImage as error:
+            raise UserError(
+                f"The masks of {collection.directory} cannot be used as they are, such as that of "
+                f"{item.image_id}: {error.detail} {remedy}"
+            ) from error
+    coding, notes = find_mask_coding(masks, collection.class_names)
+    if coding != MaskCoding():
+        raise UserError(
+            f"The masks of {collection.directory} cannot be used as they are: {notes[0]}. {remedy}"
+        )
 
 
 def tags_of_masks(

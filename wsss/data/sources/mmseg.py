@@ -5,9 +5,9 @@ from typing import Any
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import is_image
-from wsss.data.sources.base import ListedImage, Listing, Problem
+from wsss.data.sources.base import ListedImage, Listing, Problem, as_class_names
 from wsss.data.sources.files import list_by_split
-from wsss.data.sources.folder import read_class_names
+from wsss.data.sources.folder import classes_unknown, read_class_names
 from wsss.data.sources.mask_coding import tags_of_masks
 
 _METAINFO, _MASK_TARGETS = "metainfo.json", "mask_targets.json"
@@ -71,30 +71,24 @@ def _read_mask_targets(directory):
     """The names in a file of `{"0": "background", "1": …}`."""
     path = io.join(directory, _MASK_TARGETS)
     if not io.exists(path):
-        raise UserError(
-            f"{directory} does not say which classes there are: pass `--classes`, a file with one a line, or "
-            f"put {_MASK_TARGETS} there."
-        )
+        raise classes_unknown(directory, _MASK_TARGETS)
     targets = {key: name for key, name in io.read_object(path).items() if key not in ("0", "255")}
-    names = [targets.get(str(number)) for number in range(1, len(targets) + 1)]
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+    if not targets or targets.keys() != {str(number) for number in range(1, len(targets) + 1)}:
         raise UserError(f"{path} must give a name to each of the numbers 1, 2, … of the masks.")
-    return tuple(" ".join(str(name).split()) for name in names)
+    return as_class_names((targets[str(number)] for number in range(1, len(targets) + 1)), path)
 
 
 def _read_metainfo(directory):
     path = io.join(directory, _METAINFO)
     if not io.exists(path):
-        raise UserError(
-            f"{directory} does not say which classes there are: pass `--classes`, a file with one a line, or "
-            f"put {_METAINFO} there."
-        )
+        raise classes_unknown(directory, _METAINFO)
     names: Any = io.read_object(path).get("classes")
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+    if not isinstance(names, list):
         raise UserError(f"{path} must hold `classes`, a list of names with the background first.")
-    if len(names) < 2 or names[0].strip().lower().strip("_") != "background":
+    names = as_class_names(names, path)
+    if len(names) < 2 or names[0].lower().strip("_") != "background":
         raise UserError(
             f"{path}: the first class must be the background, number 0 of the masks. Received: "
-            f"{names[0] if names else 'none'}. Masks of `reduce_zero_label` are not read."
+            f"{names[0]}. Masks of `reduce_zero_label` are not read."
         )
-    return tuple(" ".join(name.split()) for name in names[1:])
+    return names[1:]

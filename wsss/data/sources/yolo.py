@@ -1,16 +1,16 @@
 """YOLO's segmentation layout: `images/SPLIT`, `labels/SPLIT/ID.txt` of polygons, names in `data.yaml`."""
 
-import json
-import re
 from concurrent.futures import ThreadPoolExecutor
+
+import yaml
 
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import BadImage, is_image, upright_size
-from wsss.data.sources.base import ListedImage, Listing, Problem
+from wsss.data.sources.base import ListedImage, Listing, Problem, as_class_names
 from wsss.data.sources.coco import shape_area
 from wsss.data.sources.files import list_by_split
-from wsss.data.sources.folder import read_class_names
+from wsss.data.sources.folder import classes_unknown, read_class_names
 
 
 def read_yolo(directory: str, classes: str = "") -> Listing:
@@ -86,41 +86,18 @@ def _parse(text, height, width, classes):
 
 
 def _find_names(directory, classes):
-    own = io.join(directory, "class_names.txt")
+    own, path = io.join(directory, "class_names.txt"), io.join(directory, "data.yaml")
     if classes or io.exists(own):
         return read_class_names(classes or own)
-    path = io.join(directory, "data.yaml")
-    names = _parse_names(io.read_text(path)) if io.exists(path) else []
-    if not names:
-        raise UserError(
-            f"{directory} does not say which classes there are: pass `--classes`, a file with one a line."
-        )
-    return tuple(names)
-
-
-def _parse_names(text):
-    """The `names` of a `data.yaml`, written as `0: name` or `- name` lines or as a list in brackets."""
-    lines = iter([line.split(" #")[0].rstrip() for line in text.splitlines()])
-    for line in lines:
-        inline = re.fullmatch(r"names:\s*\[(.*)\]", line)
-        if inline:
-            return [_unquoted(name) for name in inline[1].split(",")]
-        if line == "names:":
-            break
-    names = []
-    for line in lines:
-        entry = re.fullmatch(r"\s*(?:-|\d+:)\s+(.+)", line)
-        if not entry:
-            break
-        names.append(_unquoted(entry[1]))
-    return names
-
-
-def _unquoted(name):
-    name = name.strip()
-    if name.startswith('"'):
-        try:
-            return json.loads(name)
-        except ValueError:
-            return name.strip('"')
-    return name.strip("'")
+    if not io.exists(path):
+        raise classes_unknown(directory, "data.yaml")
+    try:
+        content = yaml.load(io.read_text(path), yaml.BaseLoader)  # all values as text: `no` is a name too
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
+    if not isinstance(names, dict) or names.keys() != {str(number) for number in range(len(names))}:
+        raise UserError(f"{path} must hold `names`: a list, or the name of each number from 0 on.")
+    return as_class_names((names[str(number)] for number in range(len(names))), path)

@@ -1,4 +1,4 @@
-"""What all formats share: an image with its mask, the files of both, and how a format is written."""
+"""The base of all formats: an image with its mask, the files of both, and how a format is written."""
 
 import json
 from types import TracebackType

@@ -5,21 +5,21 @@ that the graph carries names only, and its result afterwards as another, so that
 any runner. A shard is written by one call, atomically: a repeated one writes the same bytes again.
 """
 
-import contextlib
 import errno
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, islice
+from itertools import chain, count
 
 import apache_beam as beam
 import numpy as np
 
 from wsss.common import io
-from wsss.data.dataset import Collection, format_example, open_collection, shard_name
+from wsss.data.dataset import Collection, open_collection, shard_name
 from wsss.data.images import BadImage
+from wsss.data.records import format_example
 from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.folder import hash_fraction, make_record
 from wsss.data.sources.mask_coding import MaskCoding
@@ -104,20 +104,6 @@ def plan_items(
             }
             paths.append(_write_plan(directory, plan))
     return paths
-
-
-def sample_masks(collection: Collection, most: int) -> list[ListedImage]:
-    """The tags and masks of about `most` records of an opened (TFDS) collection, the first of each shard."""
-    if not collection.has_masks:
-        return []
-    paths = [path for split in collection.shard_lengths for path in collection.shard_paths(split)]
-    of_each = -(-most // max(1, len(paths)))
-    found: list[ListedImage] = []
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError, BadImage):  # said later, of this shard
-            for record in islice(collection.read_shard(path), of_each):
-                found.append(ListedImage(record.image_id, "", record.labels, "", record.mask_bytes))
-    return found
 
 
 def plan_collection(

@@ -44,6 +44,8 @@ class ImageRow:
         agreement: correlation of the CAMs of the image's views, mean over its classes; None of a single view.
         contrast: mean of the strongest class score in the foreground less that in the background.
         class_score: the classifier's mean score of the image's classes.
+        iou: mean IoU of the mask over the values that it or the truth holds; None without truth.
+        picture: why the report has a picture of it at hand, see `wsss.pipeline.stages.pictures`, or None.
     """
 
     image_id: str
@@ -60,6 +62,8 @@ class ImageRow:
     agreement: float | None = None
     contrast: float | None = None
     class_score: float | None = None
+    iou: float | None = None
+    picture: str | None = None
 
     @property
     def foreground(self) -> float:
@@ -98,6 +102,8 @@ class ImageRow:
             agreement=fields.get("agreement", float, None),
             contrast=fields.get("contrast", float, None),
             class_score=fields.get("class_score", float, None),
+            iou=fields.get("iou", float, None),
+            picture=fields.get("picture", str, None),
         )
 
 

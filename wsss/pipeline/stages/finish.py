@@ -17,6 +17,7 @@ from wsss.pipeline.dead_letter import Failure, ShardEnd, count_failure
 from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import Manifest, write_manifest
+from wsss.pipeline.stages.pictures import Candidates
 from wsss.pipeline.stages.score import Tally
 from wsss.pipeline.stages.write import LabeledImage, format_record, write_record_file
 
@@ -30,21 +31,30 @@ class ShardPart:
         rows: the `ImageRow` of each mask.
         records: of TFRecord output, `(image_id, serialized)` of each mask.
         end: the shard's `ShardEnd`, or None where that is in another part.
+        candidates: those that the report may show.
     """
 
     tally: Tally = field(default_factory=Tally)
     rows: tuple[ImageRow, ...] = ()
     records: tuple[tuple[str, bytes], ...] = ()
     end: ShardEnd | None = None
+    candidates: Candidates = field(default_factory=Candidates)
 
     @classmethod
-    def of(cls, element: LabeledImage | Failure | ShardEnd, with_record: bool) -> "ShardPart":
+    def of(
+        cls, element: LabeledImage | Failure | ShardEnd, with_record: bool, pictures: int = 0
+    ) -> "ShardPart":
         """The part that is one element."""
         if isinstance(element, ShardEnd):
             return cls(end=element)
         if isinstance(element, Failure):
             return cls(Tally(failures=(element,)))
-        return cls(element.tally, (element.row,), (format_record(element),) if with_record else ())
+        return cls(
+            element.tally,
+            (element.row,),
+            (format_record(element),) if with_record else (),
+            candidates=Candidates.of(element.scored, element.row, pictures),
+        )
 
     def __add__(self, other: "ShardPart") -> "ShardPart":
         return ShardPart(
@@ -52,6 +62,7 @@ class ShardPart:
             self.rows + other.rows,
             self.records + other.records,
             self.end or other.end,
+            self.candidates + other.candidates,
         )
 
     @property
@@ -70,14 +81,16 @@ class FinishShards(beam.PTransform):
     Args:
         layout: the `Layout`.
         file_names: dict of the shard's name to the name of its TFRecord file, or None without such files.
+        pictures: how many of the worst and of the best images of a shard, by each measure, are kept as
+            pictures for the report, beside those spaced evenly; 0 keeps none at all.
     """
 
-    def __init__(self, layout: Layout, file_names: dict[str, str] | None = None):
+    def __init__(self, layout: Layout, file_names: dict[str, str] | None = None, *, pictures: int = 0):
         super().__init__()
-        self._settings = layout, file_names
+        self._settings, self._pictures = (layout, file_names), pictures
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
-        gather = beam.ParDo(_FinishInBundle(*self._settings))
+        gather = beam.ParDo(_FinishInBundle(*self._settings, self._pictures))
         outputs = elements | "InBundle" >> gather.with_outputs("parts", main="finished")
         late = (
             outputs.parts
@@ -90,8 +103,8 @@ class FinishShards(beam.PTransform):
 class _FinishInBundle(beam.DoFn):
     """Finishes the shards that a bundle holds whole; of others, `(shard, ShardPart)` under `parts`."""
 
-    def __init__(self, layout, file_names):
-        self._layout, self._file_names = layout, file_names
+    def __init__(self, layout, file_names, pictures):
+        self._layout, self._file_names, self._pictures = layout, file_names, pictures
 
     def start_bundle(self) -> None:
         self._parts: dict[str, ShardPart] = {}
@@ -100,7 +113,7 @@ class _FinishInBundle(beam.DoFn):
         shard = element.scored.input.shard if isinstance(element, LabeledImage) else element.shard
         if isinstance(element, Failure):
             count_failure(element)
-        part = ShardPart.of(element, self._file_names is not None)
+        part = ShardPart.of(element, self._file_names is not None, self._pictures)
         part = self._parts[shard] + part if shard in self._parts else part
         self._parts[shard] = part
         if part.is_complete:
@@ -123,5 +136,6 @@ def _finish(shard: str, part: ShardPart, layout: Layout, files: dict[str, str] |
     rows = sorted(part.rows, key=lambda row: row.image_id)
     records = None if files is None else write_record_file(layout, files[shard], part.records)
     image_ids = tuple(row.image_id for row in rows)
-    write_manifest(layout, Manifest(shard, part.end.source, part.tally, image_ids, records), rows)
+    manifest = Manifest(shard, part.end.source, part.tally, image_ids, records)
+    write_manifest(layout, manifest, rows, part.candidates)
     return shard

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wsss.common import io
@@ -10,6 +10,7 @@ from wsss.common.errors import UserError
 from wsss.pipeline.output import OWNED, Layout
 from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.describe import ImageRow
+from wsss.pipeline.stages.pictures import Candidates, Picture
 from wsss.pipeline.stages.score import Tally
 
 _REMEDY = "Remove it: its shard is then labeled again."
@@ -88,10 +89,18 @@ class Manifest:
         )
 
 
-def write_manifest(layout: Layout, manifest: Manifest, rows: Sequence[ImageRow]) -> None:
-    """Writes a manifest and the rows of the shard's masks; the failures get rows of their own."""
+def write_manifest(
+    layout: Layout, manifest: Manifest, rows: Sequence[ImageRow], candidates: Candidates | None = None
+) -> None:
+    """Writes a manifest, the rows of the shard's masks, and pictures; the failures get rows of their own."""
     failed = [ImageRow(failure.image_id, flags=("failed",)) for failure in manifest.tally.failures]
+    pictures, why = {}, {}
+    for image_id, why[image_id], picture in (candidates or Candidates()).pictures():
+        pictures[image_id] = picture.to_json()
+    rows = [replace(row, picture=why.get(row.image_id)) for row in rows]
     value = {**manifest.to_json(), "rows": _rows_to_json([*rows, *failed])}
+    if pictures:
+        value["pictures"] = pictures
     io.write_json(layout.manifest(manifest.shard), value)
 
 
@@ -118,6 +127,19 @@ def read_rows(path: str) -> Iterator[ImageRow]:
     manifest = Manifest.from_json(value, path)
     ids = [*manifest.image_ids, *(failure.image_id for failure in manifest.tally.failures)]
     yield from map(ImageRow, sorted(ids))
+
+
+def read_pictures(path: str) -> dict[str, Picture]:
+    """The pictures that a shard keeps for the report, by the image's id.
+
+    Args:
+        path: of the shard's manifest.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    pictures = Fields(io.read_json(path), path, _REMEDY).get("pictures", dict, {})
+    return {image_id: Picture.from_json(value, path) for image_id, value in pictures.items()}
 
 
 def read_manifests(layout: Layout) -> dict[str, Manifest]:

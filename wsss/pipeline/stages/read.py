@@ -1,30 +1,23 @@
 """Reading a collection, or a plain folder of images, shard by shard into batches of like-shaped images."""
 
 import itertools
-import logging
-import os
-import zlib
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from wsss.common import fingerprint, io
-from wsss.common.errors import UserError
-from wsss.data.dataset import Collection, Record, open_collection
-from wsss.data.images import BadImage, inspect_image, is_image
-from wsss.data.sources.files import image_ids, list_folder
+from wsss.common import io
+from wsss.data.dataset import Collection, open_collection
+from wsss.data.images import BadImage, inspect_image
+from wsss.data.records import Record
+from wsss.data.sources.mask_coding import check_masks
 from wsss.data.tfrecord import read_records
 from wsss.pipeline.dead_letter import NAMESPACE, Failure, ShardEnd
-from wsss.pipeline.output import MASKS, PREVIEWS, SCORES
-
-_logger = logging.getLogger(__name__)
-_THREADS = 16
+from wsss.pipeline.image_folder import ImageFolder, fingerprints
 
 
 class InputImage(NamedTuple):
@@ -50,7 +43,7 @@ class InputShard:
         source: fingerprint of its content: of the TFRecord file, or of names and bytes of the images.
         images: number of images in it.
         record_path: the TFRecord file, or None.
-        image_paths: of a folder, `(image_id, path)` each.
+        image_paths: of a folder, `(image_id, path)` each; see `ImageShards.with_paths`.
         previews: positions in the shard of the images of which pictures are wanted.
         limit: number of images, the first ones, that are read; None reads all.
     """
@@ -71,10 +64,23 @@ class ImageShards:
     Attributes:
         shards: the units of work, in order.
         collection: the collection, or None for a plain folder, of which neither labels nor masks are known.
+        folder: that folder, or None.
     """
 
     shards: tuple[InputShard, ...]
     collection: Collection | None = None
+    folder: ImageFolder | None = None
+
+    def with_paths(self, shards: Iterable[InputShard]) -> Iterator[InputShard]:
+        """Yields some of the shards with the paths of their images, which `shards` leaves out."""
+        folder = self.folder
+        if folder is None:
+            yield from shards
+            return
+        positions = {shard.name: position for position, shard in enumerate(self.shards)}
+        for shard in shards:
+            members = folder.members(positions[shard.name])
+            yield replace(shard, image_paths=tuple((image_id, file.path) for _, image_id, file in members))
 
     @property
     def name(self) -> str:
@@ -99,9 +105,11 @@ def open_images(
     """
     is_folder = io.is_remote(data) or io.exists(data)  # a store knows no folders, only what is in them
     if is_folder and not io.exists(io.join(data, "dataset_info.json")):
-        return ImageShards(_folder_shards(data, split, images_per_shard, previews, leave_out))
+        folder = ImageFolder(data, images_per_shard, leave_out)
+        return ImageShards(tuple(_folder_shards(folder, split, previews)), folder=folder)
     collection = open_collection(data)
     collection.check_ids(split)
+    check_masks(collection)
     return ImageShards(_collection_shards(collection, split, previews), collection)
 
 
@@ -115,7 +123,7 @@ def _collection_shards(collection, split, previews):
         for index in range(len(collection.shard_lengths[each]))
     ]
     wanted, starts = _spaced(previews, sum(lengths)), itertools.accumulate(lengths, initial=0)
-    sources = _fingerprints(paths)
+    sources = fingerprints(paths)
     collection.warn_of_changes(dict(zip(paths, sources, strict=True)))
     return tuple(
         InputShard(
@@ -213,61 +221,16 @@ def _read_images(shard):
             yield Failure.of(shard.name, image_id, "read", error)
 
 
-def _folder_shards(folder, split, images_per_shard, previews, leave_out):
-    listing = list_folder(folder, _result_folders(folder, leave_out))
-    for problem in listing.problems:
-        _logger.warning("%s: %s %s", problem.id, problem.detail, problem.remedy)
-    paths = {path: full for path, full in listing.paths.items() if is_image(path)}
-    if not paths:
-        raise UserError(f"{folder} holds neither a collection (no dataset_info.json) nor images.")
-    named = [(image_id, paths[path]) for path, image_id in image_ids(paths).items()]
-    contents = _content_of_images(folder, list(paths.values()))
-    shards = -(-len(named) // images_per_shard)
-    members: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
-    for image_id, path in named:
-        members[zlib.crc32(image_id.encode()) % shards].append((image_id, path))
-    wanted = {named[position] for position in _spaced(previews, len(named))}
-    return tuple(
-        InputShard(
-            name=_shard_name(split, index, shards),
-            source=fingerprint.combine(
-                itertools.chain.from_iterable((i, contents[path]) for i, path in each)
-            ),
-            images=len(each),
-            image_paths=tuple(each),
-            previews=tuple(position for position, member in enumerate(each) if member in wanted),
+def _folder_shards(folder, split, previews):
+    wanted = set(_spaced(previews, folder.images))
+    for index in range(folder.shards):
+        members = folder.members(index)
+        yield InputShard(
+            name=_shard_name(split, index, folder.shards),
+            source=folder.source(members),
+            images=len(members),
+            previews=tuple(at for at, (position, _, _) in enumerate(members) if position in wanted),
         )
-        for index, each in enumerate(members)
-    )
-
-
-def _content_of_images(folder: str, paths: Sequence[str]) -> dict[str, str]:
-    """What identifies each image's content: in a store size and time, where a request each would cost."""
-    if io.is_remote(folder):
-        return io.list_versions(io.join(io.escape(folder), "**"))
-    return dict(zip(paths, _fingerprints(paths), strict=True))
-
-
-def _fingerprints(paths: Sequence[str]) -> list[str]:
-    """Fingerprint of each file's content; one that cannot be read now has another when it can."""
-
-    def of_file(path):
-        try:
-            return fingerprint.of_file(path)
-        except OSError as error:
-            return f"unreadable: {error.strerror}"
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(of_file, paths))
-
-
-def _result_folders(folder, output):
-    """The folders within `folder` that results are written to: they hold no images to be read."""
-    if not output:
-        return ()
-    if not io.is_remote(folder) and os.path.realpath(output) == os.path.realpath(folder):
-        return tuple(io.join(folder, name) for name in (MASKS, SCORES, PREVIEWS))
-    return (output,)
 
 
 def _shard_name(split, index, count):

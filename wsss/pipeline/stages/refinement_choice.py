@@ -31,7 +31,7 @@ CANDIDATES: dict[str, tuple[str, ...]] = {"none": (), "pamr": ("pamr",), "crf": 
 # Most masks, as fractions of the images, that a refinement may flatten or take a class from, and the least
 # fraction of the fit to the CAMs that it must keep.
 MOST_COLLAPSED, MOST_LOST, LEAST_KEPT = 0.05, 0.2, 0.75
-LEAST_COMPARED = 30  # images; with fewer, the fit to the CAMs does not tell refinements apart
+LEAST_COMPARED = 30  # images; with fewer, the fit to the CAMs does not distinguish refinements
 _MICRO = 1_000_000
 
 

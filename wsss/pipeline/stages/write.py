@@ -9,8 +9,8 @@ import numpy as np
 from apache_beam.metrics import Metrics
 
 from wsss.common import io
-from wsss.data.dataset import format_example
 from wsss.data.images import decode_image, encode_mask, voc_palette
+from wsss.data.records import format_example
 from wsss.data.tfrecord import write_records
 from wsss.pipeline import progress
 from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from wsss.common.errors import UserError
-from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection
-from wsss.pipeline.stages.read import ImageShards
+from wsss.pipeline.job.settings import ImageSettings
+from wsss.pipeline.stages.predict import CamSettings
+from wsss.pipeline.stages.read import ImageShards, open_images
 from wsss.pipeline.trained_run import TrainedRun, open_trained_run
 
 
@@ -14,69 +15,61 @@ class Inputs:
     """What a job reads.
 
     Attributes:
-        model: gives the CAMs.
-        affinity_model: gives the affinities of a random walk, or None.
+        data: the folder of the images.
         images: `ImageShards`.
         class_names: the foreground classes.
+        affinity_predictor: arguments of `wsss.inference.loading.cached_affinity_predictor`: path and hash of
+            the affinity model, and the long side of the images that it sees. None without a random walk.
     """
 
-    model: TrainedRun
-    affinity_model: TrainedRun | None
+    data: str
     images: ImageShards
     class_names: tuple[str, ...]
+    affinity_predictor: tuple[str, str, int] | None = None
 
     @property
     def affinity_model_hash(self) -> str | None:
         """Of the affinity model's bytes."""
-        return self.affinity_model.model_hash if self.affinity_model else None
-
-    def affinity_predictor(self, max_side: int) -> tuple[str, str, int] | None:
-        """Arguments of `wsss.inference.loading.cached_affinity_predictor`, or None without that model."""
-        run = self.affinity_model
-        return None if run is None else (run.model_path, run.model_hash, max_side)
+        return self.affinity_predictor[1] if self.affinity_predictor else None
 
 
 def open_inputs(
-    model: TrainedRun,
-    images: ImageShards,
-    *,
-    data: str,
-    image_labels: str,
-    predictor: tuple[tuple[str, object], ...],
-    affinity_model: str = "",
-    max_side: int = 0,
+    model: TrainedRun, settings: ImageSettings, cams: CamSettings, affinity_model: str, output: str
 ) -> Inputs:
-    """Loads the models and checks that models and images fit together.
+    """Opens the images and the models, and checks that they fit together.
 
     Args:
         model: the trained model.
-        images: what is to be labeled.
-        data: the path of the images as the user gave it, for messages.
-        image_labels: `truth` or `predicted`.
-        predictor: keyword arguments of `CamPredictor`.
+        settings: which images are labeled.
+        cams: how CAMs are computed.
         affinity_model: run directory or `.keras` file; empty without a walk.
-        max_side: of the images that the affinity model sees.
+        output: the output folder, whose files are no images to be read.
 
     Raises:
         UserError: the images lack tags, or have those of other classes; a model cannot be used.
     """
-    from wsss.inference.loading import cached_predictor
-
+    data = settings.data
+    images = open_images(
+        data,
+        settings.split,
+        images_per_shard=settings.images_per_shard,
+        previews=settings.previews,
+        leave_out=output,
+    )
     collection = images.collection
-    if collection is None and image_labels == "truth":
+    if collection is None and cams.image_labels == "truth":
         raise UserError(
             f"{data} is a folder of images without tags: pass `--image_labels predicted`, or make a "
             "collection of images and tags with `python -m wsss.prepare`."
         )
     _check_classes(model, collection, data)
-    import_tensorflow()
-    classes = cached_predictor(model.model_path, model.model_hash, predictor).classes
+    classes = cams.handler.load_model().classes
     names = collection.class_names if collection else ()
     names = names or model.class_names or tuple(f"class_{index + 1}" for index in range(classes))
     if len(names) != classes:
         raise UserError(f"The model knows {classes} classes, {data} has {len(names)}.")
-    affinity = _open_affinity_model(affinity_model, max_side) if affinity_model else None
-    return Inputs(model, affinity, images, names)
+    affinity = _open_affinity_model(affinity_model, settings.max_side) if affinity_model else None
+    return Inputs(collection.directory if collection else data, images, names, affinity)
 
 
 def _check_classes(model: TrainedRun, collection: Collection | None, data: str) -> None:
@@ -87,16 +80,17 @@ def _check_classes(model: TrainedRun, collection: Collection | None, data: str) 
         )
 
 
-def _open_affinity_model(path: str, max_side: int) -> TrainedRun:
-    """The run of `--affinity_model`; it is loaded here, so that a wrong one stops the job at once."""
+def _open_affinity_model(path: str, max_side: int) -> tuple[str, str, int]:
+    """See `Inputs.affinity_predictor`; the model is loaded, so that a wrong one stops the job at once."""
     from wsss.inference.loading import cached_affinity_predictor
 
     run = open_trained_run(path)
+    predictor = (run.model_path, run.model_hash, max_side)
     try:
-        cached_affinity_predictor(run.model_path, run.model_hash, max_side)
+        cached_affinity_predictor(*predictor)
     except UserError as error:
         raise UserError(f"`--affinity_model {path}`: {error}") from error
-    return run
+    return predictor
 
 
 def _listed(names: tuple[str, ...], most: int = 4) -> str:
