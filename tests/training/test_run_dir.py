@@ -55,6 +55,41 @@ def test_a_run_of_0_1_0_knows_no_choice_by_device_and_keeps_its_number_format(tm
         open_run(dataclasses.replace(options, mixed_precision="none"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("options", 3, "options"),
+        ("options", [], "options"),
+        ("device", "cpu", "device"),
+        ("device", {"mixed_precision": "float7"}, "mixed_precision"),
+        ("device", {"jit_compile": 1}, "jit_compile"),
+        ("class_names", {"cat": 1}, "class_names"),
+    ],
+)
+@pytest.mark.parametrize("output", ["here", ""])
+def test_a_damaged_config_is_one_line(runs, output, field, value, named):
+    options = TrainingOptions(output=output)
+    run = leave_a_run(options)
+    io.write_json(run.config, {**io.read_json(run.config), field: value})
+    with pytest.raises(UserError, match=rf"config\.json is damaged: `{named}`"):
+        open_run(options)
+    with pytest.raises(UserError, match=rf"config\.json is damaged: `{named}`"):
+        _ = run.device_settings
+
+
+@pytest.mark.parametrize("field", ["options", "device", "class_names"])
+def test_a_field_of_a_config_that_is_null_is_as_if_it_were_missing(tmp_path, field):
+    options = TrainingOptions(output=str(tmp_path / "run"))
+    run = leave_a_run(options)
+    config = io.read_json(run.config)
+    io.write_json(run.config, {**config, field: None})
+    if field == "options":
+        with pytest.raises(UserError, match="of other options"):
+            open_run(options)
+    else:
+        assert open_run(options) == run
+
+
 def test_a_named_folder_with_a_run_of_other_options_is_an_error_that_names_the_option(tmp_path):
     options = TrainingOptions(output=str(tmp_path / "run"))
     run = leave_a_run(options)

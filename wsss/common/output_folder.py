@@ -377,7 +377,9 @@ def _old_collection(folder):
 
 def _old_run(folder):
     config = _json_object(folder, "config.json")
-    if config.get("program") != "wsss.train" and not {"backbone", "model"} <= set(config.get("options", ())):
+    options = config.get("options")
+    recorded = isinstance(options, dict) and {"backbone", "model"} <= options.keys()
+    if config.get("program") != "wsss.train" and not recorded:
         return None
     return ("result.json", "config.json", "model.keras", "history.csv", "checkpoint/*", "tensorboard/*")
 

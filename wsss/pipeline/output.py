@@ -13,7 +13,7 @@ from wsss.common.arrays import read_npz
 from wsss.common.errors import UserError
 from wsss.common.file_names import file_name
 from wsss.common.output_folder import OutputFolder, claim
-from wsss.pipeline.schema import Fields
+from wsss.common.schema import Fields
 
 MASKS, SCORES, PREVIEWS, MANIFESTS = "masks", "scores", "previews", "manifests"
 PLANS = ".plan"  # what a job on a cluster is to do, while it runs

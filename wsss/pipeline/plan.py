@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsss.common import io
+from wsss.common.schema import Fields
 from wsss.data.dataset import shard_name
 from wsss.pipeline.output import RESULTS, Layout
-from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.manifest import Manifest, read_manifests
 from wsss.pipeline.stages.read import ImageShards, InputShard
 

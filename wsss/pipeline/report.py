@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from wsss.common import io
 from wsss.common.errors import UserError
-from wsss.pipeline.schema import Fields
+from wsss.common.schema import Fields
 
 _REMEDY = "Run the same command of pipelines/pseudo_labels.py again: it writes the results anew."
 

@@ -8,8 +8,8 @@ from typing import Any
 from wsss.common import io
 from wsss.common.constants import check_class_count
 from wsss.common.errors import UserError
+from wsss.common.schema import Fields
 from wsss.inference.predictor import smallest_side
-from wsss.pipeline.schema import Fields
 
 
 @dataclass(frozen=True)

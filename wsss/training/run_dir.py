@@ -18,6 +18,7 @@ from typing import Any
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.common.output_folder import OutputFolder, claim
+from wsss.common.schema import Fields
 from wsss.data.dataset import Collection
 from wsss.training.options import TrainingOptions
 
@@ -36,6 +37,7 @@ _BEFORE = {
     "head": "deeplabv3plus",
     "train_backbone": "auto",
 }
+_NUMBER_FORMATS = ("auto", "none", "float16", "bfloat16")
 _BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
 
 
@@ -84,9 +86,11 @@ class RunDirectory:
     @property
     def device_settings(self) -> dict[str, Any]:
         """What a run that was begun here chose for its device, as far as recorded; see `DeviceSettings`."""
-        config = io.read_object(self.config) if io.exists(self.config) else {}
-        options = config.get("options", {})  # 0.1.0 recorded no more, and chose nothing by device
-        return config.get("device") or {name: options[name] for name in _BY_DEVICE if name in options}
+        if not io.exists(self.config):
+            return {}
+        config = _read_config(self.config)
+        options = config["options"]  # 0.1.0 recorded no more, and chose nothing by device
+        return config["device"] or {name: options[name] for name in _BY_DEVICE if name in options}
 
     def is_finished(self) -> bool:
         """Whether the run ended as it should."""
@@ -135,7 +139,7 @@ def open_run(options: TrainingOptions, collection: Collection | None = None) -> 
     )
     run = RunDirectory(options.output, folder, data)
     if io.exists(run.config):
-        difference = _difference(io.read_object(run.config), options, data)
+        difference = _difference(_read_config(run.config), options, data)
         if difference and not folder.replaces:
             raise UserError(
                 f"{run.path} holds a run {difference}. Name another --output, or pass --overwrite."
@@ -188,24 +192,38 @@ def _numbered_run(options, data):
         if match:
             found[int(match[1])] = RunDirectory(io.join(RUNS, folder))
     for _, run in sorted(found.items(), reverse=True):
-        same = not _difference(io.read_object(run.config), options, data)
+        same = not _difference(_read_config(run.config), options, data)
         if not options.overwrite and same and not run.is_finished():
             return RunDirectory(run.path, claim(run.path, "run", owned=_OWNED), data)
     path = io.join(RUNS, f"{options.model}-{max(found, default=0) + 1}")
     return RunDirectory(path, claim(path, "run", owned=_OWNED), data)
 
 
+def _read_config(path):
+    """The content of a `config.json`, checked as far as it is used here; `{}` for missing objects."""
+    config = io.read_object(path)
+    remedy = "Restore it, or name another --output."
+    fields = Fields(config, path, remedy)
+    found = {name: fields.get(name, dict, {}) for name in ("options", "device")}
+    for settings in (Fields(each, path, remedy) for each in found.values()):
+        if settings.get("mixed_precision", str, "none") not in _NUMBER_FORMATS:
+            raise settings.error(f"`mixed_precision` must be one of {', '.join(_NUMBER_FORMATS)}")
+        settings.get("jit_compile", bool, None)
+        settings.get("steps_per_execution", int, None)
+    return {**config, **found, "class_names": list(fields.texts("class_names", ()))}
+
+
 def _difference(config, options, data):
     """In what a recorded run differs from this one, in words; empty where it does not."""
     for name, here in data.items():
-        there = config.get(name, here)  # version 0.1.0 recorded no fingerprint
+        there = config.get(name) or here  # version 0.1.0 recorded no fingerprint
         if there != here and name == "class_names":
             return f"of other classes ({', '.join(map(str, there))} there, {', '.join(here)} here)"
         if there != here:
             path = options.masks if name == "masks_fingerprint" else options.data
             return f"on other data: what is at {path} has changed since"
-    recorded, wanted = _BEFORE | config.get("options", {}), _plain(options)
-    if "device" not in config:
+    recorded, wanted = _BEFORE | config["options"], _plain(options)
+    if not config["device"]:
         wanted |= {name: recorded.get(name) for name, auto in _BY_DEVICE.items() if wanted[name] == auto}
     for name in wanted:
         if name not in _NOT_COMPARED and recorded.get(name) != wanted[name]:

@@ -9,7 +9,7 @@ from apache_beam.io.filesystem import BeamIOError
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.common.output_folder import read_marker
-from wsss.pipeline.schema import Fields
+from wsss.common.schema import Fields
 from wsss.pipeline.trained_run import TrainedRun
 
 FILE = "calibration.json"

@@ -9,9 +9,9 @@ from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.common.schema import Fields
 from wsss.pipeline.output import PLANS, LabelSettings, Layout
 from wsss.pipeline.plan import remove_retired
-from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.manifest import read_manifests
 from wsss.pipeline.stages.refinement_choice import RefinementChoice
 from wsss.pipeline.summary import LabelResult, write_results

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from wsss.common.constants import IGNORE
-from wsss.pipeline.schema import Fields
+from wsss.common.schema import Fields
 from wsss.pipeline.stages.refine import Background, ScoredImage
 
 COLLAPSED, LOST = "collapsed", "class_lost"

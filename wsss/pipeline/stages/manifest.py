@@ -7,8 +7,8 @@ from typing import Any
 
 from wsss.common import io
 from wsss.common.errors import UserError
+from wsss.common.schema import Fields
 from wsss.pipeline.output import OWNED, Layout
-from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.pictures import Candidates, Picture
 from wsss.pipeline.stages.score import Tally

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from wsss.common.schema import Fields
 from wsss.data.dataset import Record
 from wsss.data.images import decode_image, voc_palette
 from wsss.pipeline.quality import own_quality
-from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.refine import ScoredImage
 

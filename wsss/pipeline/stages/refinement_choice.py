@@ -21,8 +21,8 @@ import numpy as np
 
 from wsss.common import io
 from wsss.common.constants import IGNORE
+from wsss.common.schema import Fields
 from wsss.data.images import decode_image
-from wsss.pipeline.schema import Fields
 from wsss.pipeline.stages.describe import COLLAPSED, LOST, flags_of_refinement, score_contrast
 from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
 from wsss.pipeline.stages.refine import RefinementSettings, ScoredImage, Unrefined, refinement_stages

@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss.common import io
 from wsss.common.errors import UserError
-from wsss.pipeline.schema import Fields
+from wsss.common.schema import Fields
 from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
 from wsss.pipeline.stages.refine import MergeScales, ScoredImage
 

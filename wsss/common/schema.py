@@ -1,12 +1,20 @@
 """JSON files that are read back: each field is checked, and a damaged one is named in one line."""
 
+import math
 from typing import Any, TypeVar
 
 from wsss.common.errors import UserError
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
-_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+}
 
 
 class Fields:
@@ -36,8 +44,7 @@ class Fields:
         value = self._value.get(name)
         if value is None and default is not _REQUIRED:
             return default  # type: ignore[return-value]  # T may be optional
-        allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        if not _is_a(kind, value):
             raise self.error(f"`{name}` must be {_NAMES[kind]}")
         return value  # type: ignore[return-value]
 
@@ -55,12 +62,12 @@ class Fields:
         return tuple(value)
 
     def numbers(self, name: str, default: tuple[float, ...] = _REQUIRED) -> tuple[float, ...]:
-        """The field of a name that is a list of numbers."""
+        """The field of a name that is a list of finite numbers."""
         if default is not _REQUIRED and self._value.get(name) is None:
             return default
         value = self.get(name, list)
-        if not all(isinstance(each, (int, float)) for each in value):
-            raise self.error(f"`{name}` must be a list of numbers")
+        if not all(map(_is_finite, value)):
+            raise self.error(f"`{name}` must be a list of finite numbers")
         return tuple(value)
 
     def object(self, name: str) -> "Fields":
@@ -70,3 +77,20 @@ class Fields:
     def error(self, what: str) -> UserError:
         """The error of this file."""
         return UserError(f"{self._path} is damaged: {what}. {self._remedy}")
+
+
+def _is_a(kind, value):
+    """Whether a value of JSON is of a kind: truth values are no numbers."""
+    if kind is float:
+        return _is_finite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _is_finite(value):
+    """Whether a value is a number that a float holds: JSON has NaN, Infinity and endless integers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
