@@ -10,6 +10,7 @@ fails, or if a reader refuses a valid file before any byte of it is changed: suc
 """
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -98,7 +99,7 @@ def mutate_json(seed: bytes, rng: random.Random) -> bytes:
         container, keys = rng.choice(places)
         if not keys:
             continue
-        key, value = rng.choice(keys), rng.choice(VALUES)
+        key, value = rng.choice(keys), copy.deepcopy(rng.choice(VALUES))  # it may be changed in turn
         match rng.randrange(4):
             case 0 if container is not holder:
                 del container[key]
