@@ -1,4 +1,4 @@
-"""Metadata of `wsss`; Dataflow ships the package with `--setup_file ./setup.py`."""
+"""Metadata of `wsss`; a job without our worker image ships the package with `--setup_file ./setup.py`."""
 
 import re
 from pathlib import Path

@@ -66,6 +66,52 @@ def test_the_distribution_has_the_version_and_the_console_program(installed):
     assert "wsss = wsss.__main__:main" in (metadata / "entry_points.txt").read_text()
 
 
+REFINE = """
+import io
+import numpy as np
+from PIL import Image
+from wsss.data.records import Record
+from wsss.pipeline.stages import refine
+from wsss.pipeline.stages.read import InputImage
+from wsss.refine import edge_affinity, pair_affinity, random_walk
+from wsss.refine.affinity import pair_offsets
+from wsss.refine.warm_up import count_compiled
+
+random = np.random.default_rng(0)
+encoded = io.BytesIO()
+Image.fromarray(random.integers(256, size=(50, 40, 3), dtype=np.uint8)).save(encoded, "JPEG")
+record = Record("image", encoded.getvalue(), (), height=40, width=50, orientation=6)
+image = InputImage("shard", record, False)
+background = refine.Background(threshold=0.2)
+for classes in (1, 2, 5, 9, 20, 40):
+    scores = random.random((classes, 40, 50), dtype=np.float32)
+    scored = refine.ScoredImage(image, tuple(range(classes)), scores, scores.max(axis=(1, 2)))
+    for preset in ("seam", "fast"):
+        for unary in ("labels", "probabilities"):
+            refine._refine_crf(scored, background, preset, unary, None)
+    refine._label_affinity(scored, "seam", 4.0, 24.0)
+    refine._label_irn(scored, "irn")
+    walked = np.moveaxis(scores, 0, -1)
+    pairs = np.moveaxis(random.random((len(pair_offsets(5)), 40, 50), dtype=np.float32), 0, -1)
+    random_walk(walked, pair_affinity(pairs, 5), steps=8)
+    random_walk(walked, edge_affinity(random.random((40, 50))), beta=10, steps=8)
+print(count_compiled())
+"""
+
+
+@pytest.mark.slow
+def test_the_worker_image_is_built_with_all_kernels_that_a_worker_process_calls(installed, tmp_path):
+    dockerfile = (ROOT / "pipelines/Dockerfile").read_text()
+    processor = dict(re.findall(r"(NUMBA_CPU_\w+)=(\S+)", dockerfile))
+    (command,) = re.findall(r"python -m (wsss\S+)", dockerfile)
+    environment = os.environ | {"PYTHONPATH": str(installed), "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment |= {name: value.strip('"') for name, value in processor.items()}
+    first, second = (run("-m", command, cwd=tmp_path, env=environment) for _ in range(2))
+    assert int(first.split()[0]) > 20
+    assert int(second.split()[0]) == 0
+    assert run("-c", REFINE, cwd=tmp_path, env=environment).split() == ["0"]
+
+
 def test_everything_that_is_imported_is_declared():
     setup = ast.parse((ROOT / "setup.py").read_text())
     (lines,) = (
