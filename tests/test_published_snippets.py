@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 import wsss
-from wsss.pipeline.options import Options
+from wsss.pipeline.options import LabelOptions
 from wsss.pipeline.summary import LabelResult
 from wsss.training.options import TrainingOptions
 from wsss.training.run_dir import RunDirectory
@@ -55,8 +55,8 @@ LABELS = LabelResult("labels", 1, 0, 0.5, 0.2, "", ())
 # Of each program as a function: its options, and what a stand-in returns.
 PROGRAMS = {
     "train_model": (TrainingOptions, RunDirectory("runs/seam")),
-    "label_collection": (Options, LABELS),
-    "predict_masks": (Options, LABELS),
+    "label_collection": (LabelOptions, LABELS),
+    "predict_masks": (LabelOptions, LABELS),
 }
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = """

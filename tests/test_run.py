@@ -12,7 +12,7 @@ from tests.training.small_runs import draw_collection
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.dataset import open_collection
-from wsss.project import Options, carry_out, carry_out_project, plan_steps
+from wsss.project import ProjectOptions, carry_out, carry_out_project, plan_steps
 from wsss.run import main, make_parser
 
 SMALL = "--output_stride 8 --image_size 32 --long_side 32,40 --batch_size 4 --epochs 1 --learning_rate 0.003"
@@ -56,17 +56,17 @@ def names(options, has_val=True):
 
 
 def test_the_walk_takes_two_more_steps_and_the_validation_images_one():
-    plain = Options(data="shards")
+    plain = ProjectOptions(data="shards")
     assert names(plain) == ["cams", "labels", "segmentation", "val_masks"]
     assert names(plain, has_val=False) == ["cams", "labels", "segmentation"]
-    walked = Options(data="shards", refine="walk,crf")
+    walked = ProjectOptions(data="shards", refine="walk,crf")
     assert names(walked)[:4] == ["cams", "affinity_labels", "affinity", "labels"]
     for step in plan_steps(walked, True):
         assert all(f"{walked.output}/{need}" in step.arguments for need in step.needs), step.name
 
 
 def test_finished_steps_are_skipped(data, tmp_path, calls):
-    options, collection = Options(data=data, output=str(tmp_path / "project")), open_collection(data)
+    options, collection = ProjectOptions(data=data, output=str(tmp_path / "project")), open_collection(data)
     carry_out_all(options, collection)
     assert len(calls) == 4
     carry_out_all(options, collection)
@@ -80,18 +80,18 @@ def test_determinism_is_set_before_any_step(data, tmp_path, calls, monkeypatch):
     monkeypatch.setattr(building, "make_deterministic", lambda: calls.append("set"))
     monkeypatch.setattr(wsss.project, "read_summary", lambda folder: (None, None))
     flags = {"data": data, "output": str(tmp_path / "project")}
-    carry_out_project(Options(**flags), lambda line: None)
+    carry_out_project(ProjectOptions(**flags), lambda line: None)
     assert "set" not in calls
     calls.clear()
-    carry_out_project(Options(**flags, segmentation_options="--deterministic"), lambda line: None)
+    carry_out_project(ProjectOptions(**flags, segmentation_options="--deterministic"), lambda line: None)
     assert calls[0] == "set"
     assert len(calls) == 3
 
 
 def test_a_changed_step_replaces_its_results_and_those_made_from_them(data, tmp_path, calls):
-    options, collection = Options(data=data, output=str(tmp_path / "project")), open_collection(data)
+    options, collection = ProjectOptions(data=data, output=str(tmp_path / "project")), open_collection(data)
     carry_out_all(options, collection)
-    carry_out_all(Options(data=data, output=options.output, label_options="--scales 2"), collection)
+    carry_out_all(ProjectOptions(data=data, output=options.output, label_options="--scales 2"), collection)
     again = [arguments[arguments.index("--output") + 1] for arguments in calls[4:]]
     # the stand-in writes other labels; the later steps read other inputs then
     assert [os.path.basename(path) for path in again] == ["labels", "segmentation", "val_masks"]
@@ -100,9 +100,9 @@ def test_a_changed_step_replaces_its_results_and_those_made_from_them(data, tmp_
 
 
 def test_a_step_that_was_killed_while_it_replaced_others_goes_on(data, tmp_path, calls, monkeypatch):
-    options, collection = Options(data=data, output=str(tmp_path / "project")), open_collection(data)
+    options, collection = ProjectOptions(data=data, output=str(tmp_path / "project")), open_collection(data)
     carry_out_all(options, collection)
-    changed = Options(data=data, output=options.output, segmentation_options="--epochs 9")
+    changed = ProjectOptions(data=data, output=options.output, segmentation_options="--epochs 9")
 
     def killed(arguments, announce):
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_a_step_that_was_killed_while_it_replaced_others_goes_on(data, tmp_path,
 
 
 def test_a_step_that_was_killed_at_first_goes_on_without_replacing(data, tmp_path, calls, monkeypatch):
-    options, collection = Options(data=data, output=str(tmp_path / "project")), open_collection(data)
+    options, collection = ProjectOptions(data=data, output=str(tmp_path / "project")), open_collection(data)
 
     def killed(arguments, announce):
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class ConversionOptions(cli.Options):
     """Options of `python -m wsss.convert`."""
 
     source: str = cli.option(cli.REQUIRED, "file to read, local or gs://", metavar="SRC", positional=True)
@@ -41,14 +41,14 @@ class Options(cli.Options):
             raise UserError(f"{self.destination} exists already; give --overwrite to replace it.")
 
 
-def parse_options(argv: list[str] | None = None) -> Options:
+def parse_options(argv: list[str] | None = None) -> ConversionOptions:
     """Options from a command line.
 
     Raises:
         UserError: a destination that cannot be written.
     """
     return cli.parse(
-        Options,
+        ConversionOptions,
         argv,
         prog="python -m wsss.convert",
         description="Turns published weights (PyTorch .pth, MXNet .params) into a Keras file.",

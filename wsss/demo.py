@@ -22,7 +22,7 @@ _enough = cli.Number(int, lambda value: value >= 40, "a whole number, at least 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class DemoOptions(cli.Options):
     """Options of `python -m wsss.demo`."""
 
     output: str = cli.option("demo", "folder for everything", metavar="DIR")
@@ -40,7 +40,7 @@ class Options(cli.Options):
 @program
 def main(argv: list[str] | None = None) -> int:
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
-    options = Options(**vars(make_parser().parse_args(argv)))
+    options = DemoOptions(**vars(make_parser().parse_args(argv)))
     from wsss.pipeline.report import read_summary
 
     started = time.monotonic()
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> cli.Parser:
     """The parser of the flags."""
-    return cli.make_parser(Options, prog="python -m wsss.demo", description=__doc__)
+    return cli.make_parser(DemoOptions, prog="python -m wsss.demo", description=__doc__)
 
 
 def draw(data: str, images: int) -> None:
@@ -89,7 +89,7 @@ def draw(data: str, images: int) -> None:
         raise UserError(f"{data} holds {drawn} scenes, not the {images} asked for. Name another --output.")
 
 
-def train(data: str, run: str, model: str, options: Options) -> int:
+def train(data: str, run: str, model: str, options: DemoOptions) -> int:
     """Trains one model; returns the program's exit code."""
     from wsss import train
 

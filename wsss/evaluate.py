@@ -13,7 +13,7 @@ IGNORED_PREDICTION = ("wrong", "skip", "background")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class EvaluationOptions(cli.Options):
     """Options of `python -m wsss.evaluate`."""
 
     predictions: str = cli.option(
@@ -57,7 +57,7 @@ class Options(cli.Options):
 @program
 def main(argv: list[str] | None = None) -> int:
     """Compares predictions with the truth, prints the metrics and writes them where `--output` says."""
-    options = Options(**vars(make_parser().parse_args(argv)))
+    options = EvaluationOptions(**vars(make_parser().parse_args(argv)))
     from wsss.pipeline.evaluation import (
         claim_output,
         class_names_of,
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> cli.Parser:
     """The program's parser."""
-    return cli.make_parser(Options, prog="python -m wsss.evaluate", description=main.__doc__)
+    return cli.make_parser(EvaluationOptions, prog="python -m wsss.evaluate", description=main.__doc__)
 
 
 def _print_metrics(metrics):

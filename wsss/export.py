@@ -19,9 +19,9 @@ from wsss.common.errors import program
 @program
 def main(argv: list[str] | None = None) -> int:
     """Writes masks and images in the format of another program."""
-    from wsss.pipeline.export import Options, export
+    from wsss.pipeline.export import ExportOptions, export
 
-    options = cli.parse(Options, argv, prog="python -m wsss.export", description=main.__doc__)
+    options = cli.parse(ExportOptions, argv, prog="python -m wsss.export", description=main.__doc__)
     summary = export(options)
     splits = ", ".join(f"{split} {count}" for split, count in summary["splits"].items())
     print(f"Wrote {summary['images']} images to {options.output} as {options.format}: {splits}.")

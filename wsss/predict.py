@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> cli.Parser:
     """The parser: the flags of the pseudo labels, with a folder of images in place of a collection."""
-    from wsss.pipeline.options import NEW_IMAGES, Options
+    from wsss.pipeline.options import NEW_IMAGES, LabelOptions
 
     parser = cli.make_parser(
-        Options,
+        LabelOptions,
         prog="python -m wsss.predict",
         description="Writes a mask for each image of a folder. Beam's own flags may be added.",
         leave_out=("data", *NEW_IMAGES),

@@ -20,11 +20,11 @@ from wsss.common.errors import program
 @program
 def main(argv: list[str] | None = None) -> int:
     """Makes shards; returns 1 when more was refused than `--max_error_rate` allows."""
-    from wsss.pipeline.preparation import Options, make_collection
+    from wsss.pipeline.preparation import PreparationOptions, make_collection
     from wsss.pipeline.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
-    options = Options(**vars(namespace))
+    options = PreparationOptions(**vars(namespace))
     try:
         summary = make_collection(options, beam_argv)
     except KeyboardInterrupt:
@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> cli.Parser:
     """The parser of the program's own flags; Beam parses the rest."""
-    from wsss.pipeline.preparation import Options
+    from wsss.pipeline.preparation import PreparationOptions
 
     return cli.make_parser(
-        Options,
+        PreparationOptions,
         prog="python -m wsss.prepare",
         description="Makes a collection of shards from images with labels. Images that cannot be used are "
         "counted and listed in errors.jsonl. Beam's own flags (--runner, …) may be added.",

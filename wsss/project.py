@@ -29,7 +29,7 @@ _STEPS = "steps.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class ProjectOptions(cli.Options):
     """Options of `python -m wsss.run`."""
 
     data: str = cli.option(
@@ -106,7 +106,7 @@ def run_project(data: str, output: str = "project", **options: Any) -> ProjectRe
     Args:
         data: folder or `gs://…` of shards, or a TFDS name.
         output: folder for everything, local or `gs://…`.
-        **options: fields of `wsss.project.Options`.
+        **options: fields of `wsss.project.ProjectOptions`.
 
     Returns:
         `ProjectResult`.
@@ -114,14 +114,14 @@ def run_project(data: str, output: str = "project", **options: Any) -> ProjectRe
     Raises:
         UserError: an option or the collection cannot be used, or a step failed.
     """
-    return carry_out_project(Options(data=data, output=output, **options), lambda line: None)
+    return carry_out_project(ProjectOptions(data=data, output=output, **options), lambda line: None)
 
 
-def carry_out_project(options: Options, announce: Callable[[str], None]) -> ProjectResult:
+def carry_out_project(options: ProjectOptions, announce: Callable[[str], None]) -> ProjectResult:
     """Plans the steps of a project and carries out those that are not done.
 
     Args:
-        options: `Options`.
+        options: `ProjectOptions`.
         announce: function that takes a line about what is done.
 
     Raises:
@@ -156,11 +156,11 @@ def _set_numerics(steps):
         make_deterministic()
 
 
-def plan_steps(options: Options, has_val: bool) -> list[Step]:
+def plan_steps(options: ProjectOptions, has_val: bool) -> list[Step]:
     """The steps of a project, in order.
 
     Args:
-        options: `Options`.
+        options: `ProjectOptions`.
         has_val: whether the collection has a split `val`.
     """
 
@@ -273,7 +273,7 @@ def _train(arguments, announce):
 
 def _label(arguments, announce):
     from wsss.pipeline.job import make_pseudo_labels
-    from wsss.pipeline.options import Options as LabelOptions
+    from wsss.pipeline.options import LabelOptions
     from wsss.pipeline.options import make_parser as label_parser
 
     options = LabelOptions(**vars(label_parser().parse_args(arguments)))

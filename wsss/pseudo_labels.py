@@ -26,26 +26,26 @@ from wsss.common import io
 from wsss.common.errors import program
 
 if TYPE_CHECKING:
-    from wsss.pipeline.options import Options
+    from wsss.pipeline.options import LabelOptions
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
     from wsss.inference.tiling.malloc_tuning import tune_malloc
-    from wsss.pipeline.options import Options, make_parser
+    from wsss.pipeline.options import LabelOptions, make_parser
     from wsss.pipeline.runner import split_arguments
 
     tune_malloc()
     namespace, beam_argv = split_arguments(argv, make_parser())
-    return label(Options(**vars(namespace)), beam_argv)
+    return label(LabelOptions(**vars(namespace)), beam_argv)
 
 
-def label(options: "Options", beam_argv: Sequence[str] = ()) -> int:
+def label(options: "LabelOptions", beam_argv: Sequence[str] = ()) -> int:
     """Makes pseudo labels and prints the result; returns the exit code, 130 after an interrupt.
 
     Args:
-        options: `Options`.
+        options: `LabelOptions`.
         beam_argv: Beam's flags.
     """
     from wsss.pipeline.job import make_pseudo_labels

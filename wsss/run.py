@@ -9,9 +9,9 @@ from wsss.common.errors import program
 @program
 def main(argv: list[str] | None = None) -> int:
     """Trains, labels and trains again; returns 130 after an interrupt."""
-    from wsss.project import Options, carry_out_project
+    from wsss.project import ProjectOptions, carry_out_project
 
-    options = Options(**vars(make_parser().parse_args(argv)))
+    options = ProjectOptions(**vars(make_parser().parse_args(argv)))
     try:
         result = carry_out_project(options, print)
     except KeyboardInterrupt:
@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> cli.Parser:
     """The parser of the flags."""
-    from wsss.project import Options
+    from wsss.project import ProjectOptions
 
     return cli.make_parser(
-        Options,
+        ProjectOptions,
         prog="python -m wsss.run",
         description="From tagged images to a segmentation network in one command, step by step.",
     )

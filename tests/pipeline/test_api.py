@@ -9,7 +9,7 @@ from tests.pseudo_label_cases import tree
 from wsss import label_collection, predict_masks
 from wsss.common.errors import UserError
 from wsss.pipeline.job.settings import resolve
-from wsss.pipeline.options import Options
+from wsss.pipeline.options import LabelOptions
 from wsss.pipeline.trained_run import open_trained_run
 
 
@@ -59,5 +59,5 @@ def test_small_images_are_enlarged_to_what_the_run_was_trained_at(run, tmp_path,
     folder = shutil.copytree(run, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "options": trained}))
-    settings = resolve(Options(min_side=given), open_trained_run(str(folder)))
+    settings = resolve(LabelOptions(min_side=given), open_trained_run(str(folder)))
     assert settings.output.recorded["min_side"] == expected

@@ -9,8 +9,8 @@ import pytest
 from tests.pseudo_label_cases import corrupt, label, make_records, tree, write_collection
 from wsss.common import io
 from wsss.evaluate import main as evaluate
-from wsss.pipeline.options import CRF_PRESETS
-from wsss.refine.crf import PRESETS
+from wsss.pipeline.options import CRF_PRESET_NAMES
+from wsss.refine.crf import CRF_PRESETS
 
 
 def test_one_corrupt_image_costs_one_line_and_nothing_else(labels, run, records, tmp_path):
@@ -106,7 +106,7 @@ def test_a_run_whose_data_is_gone_asks_for_other_data(run, tmp_path, capsys):
 
 
 def test_the_presets_of_the_crf_are_those_that_there_are():
-    assert tuple(PRESETS) == CRF_PRESETS
+    assert tuple(CRF_PRESETS) == CRF_PRESET_NAMES
 
 
 def failing_writes(monkeypatch, error):

@@ -7,7 +7,7 @@ import pytest
 
 from wsss.common.errors import UserError
 from wsss.pipeline.job.settings import resolve
-from wsss.pipeline.options import ADAPTATION, Options
+from wsss.pipeline.options import ADAPTATION, LabelOptions
 from wsss.pipeline.trained_run import TrainedRun
 
 PACKAGE = Path(__file__).resolve().parents[2] / "wsss" / "pipeline"
@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "wsss" / "pipeline"
 
 def settings_of(kind="seam", **options):
     run = TrainedRun("run", "run/model.keras", "hash", ("cat", "cow"), split="training", kind=kind)
-    return resolve(Options(model="run", data="shards", **options), run)
+    return resolve(LabelOptions(model="run", data="shards", **options), run)
 
 
 def test_the_run_decides_what_is_labeled_and_where():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.golden import assert_close, golden_cases, recorded
 from tests.refine.lattice_oracle import exact_kernel, lattice_kernel, mean_field
-from wsss.refine.crf import PRESETS, CRFParameters, DenseCRF, unary_from_labels, unary_from_probabilities
+from wsss.refine.crf import CRF_PRESETS, CRFParameters, DenseCRF, unary_from_labels, unary_from_probabilities
 from wsss.refine.crf.dense_crf import _LatticeCache
 from wsss.refine.crf.mean_field import _choose_layout
 
@@ -254,10 +254,10 @@ def test_bad_input_gives_one_clear_error(call, message):
 
 
 def test_presets_hold_the_published_constants():
-    assert PRESETS["seam"] == CRFParameters(3, 3, 80, 13, 10, 10)
-    assert PRESETS["irn"] == PRESETS["ppc"] == CRFParameters(3, 3, 50, 5, 10, 10)
-    assert PRESETS["ppc_segmentation"] == CRFParameters(3, 3, 32, 13, 10, 1)
-    assert PRESETS["deeplab"] == CRFParameters(1, 3, 67, 3, 4, 10)
+    assert CRF_PRESETS["seam"] == CRFParameters(3, 3, 80, 13, 10, 10)
+    assert CRF_PRESETS["irn"] == CRF_PRESETS["ppc"] == CRFParameters(3, 3, 50, 5, 10, 10)
+    assert CRF_PRESETS["ppc_segmentation"] == CRFParameters(3, 3, 32, 13, 10, 1)
+    assert CRF_PRESETS["deeplab"] == CRFParameters(1, 3, 67, 3, 4, 10)
 
 
 def assert_refined(actual, expected):

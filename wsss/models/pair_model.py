@@ -58,9 +58,10 @@ class PairModel(NetworkModel):
                 f"`{type(self).__name__}` takes no `sample_weight`: set pixels that do not count to 255."
             )
         height, width = ops.shape(keras.tree.flatten(y_pred)[0])[1:3]
-        if isinstance(width, int) and width < smallest_side(self.radius):
+        least = least_feature_width(self.radius)
+        if isinstance(width, int) and width < least:
             raise ValueError(
-                f"Features must be at least {smallest_side(self.radius)} positions wide, or no pixel has all "
+                f"Features must be at least {least} positions wide, or no pixel has all "
                 f"its neighbors within radius {self.radius}. Received: {width}; train on larger images."
             )
         terms, total = self.pair_terms(y_pred, sample_labels(y, (height, width)))
@@ -89,7 +90,7 @@ class PairModel(NetworkModel):
         return cls(**{**config, "network": network})
 
 
-def smallest_side(radius: int) -> int:
+def least_feature_width(radius: int) -> int:
     """The fewest positions a side on which there is a pair to learn from."""
     return 2 * radius - 1
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wsss.pipeline.options import Options, options_of_new_images
+from wsss.pipeline.options import LabelOptions, options_of_new_images
 from wsss.pipeline.summary import LabelResult
 
 
@@ -22,7 +22,7 @@ def label_collection(
         data: collection, TFDS name or folder of images; empty: what the model was trained on.
         output: folder, local or `gs://…`; empty: `pseudo_labels/SPLIT` beside the model.
         beam_argv: Beam's own flags, such as `["--runner=DataflowRunner", …]`.
-        **options: fields of `wsss.pipeline.options.Options`.
+        **options: fields of `wsss.pipeline.options.LabelOptions`.
 
     Returns:
         `LabelResult`: counts, mean IoU where true masks are known, and the folder.
@@ -32,7 +32,7 @@ def label_collection(
     """
     from wsss.pipeline.job import make_pseudo_labels
 
-    return make_pseudo_labels(Options(model=model, data=data, output=output, **options), beam_argv)
+    return make_pseudo_labels(LabelOptions(model=model, data=data, output=output, **options), beam_argv)
 
 
 def predict_masks(
@@ -50,7 +50,7 @@ def predict_masks(
         images: folder of images, local or `gs://…`, sub-folders included.
         output: folder, local or `gs://…`.
         beam_argv: Beam's own flags.
-        **options: fields of `wsss.pipeline.options.Options`.
+        **options: fields of `wsss.pipeline.options.LabelOptions`.
 
     Returns:
         `LabelResult`.

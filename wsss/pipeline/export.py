@@ -37,7 +37,7 @@ _THREADS, _AHEAD = 4, 32  # images in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class ExportOptions(cli.Options):
     """Options of `python -m wsss.export`; each field is a flag of the same name."""
 
     labels: str = cli.option(
@@ -89,7 +89,7 @@ def export_masks(labels: str, output: str, *, format: str, **options: Any) -> di
         labels: output of `pseudo_labels` or `predict`, a collection with masks, or a folder of masks.
         output: folder, local or `gs://…`.
         format: one of `wsss.pipeline.export.TARGETS`.
-        **options: fields of `wsss.pipeline.export.Options`.
+        **options: fields of `wsss.pipeline.export.ExportOptions`.
 
     Returns:
         The content of `summary.json`: counts of images, splits, classes and of what was left out.
@@ -97,14 +97,14 @@ def export_masks(labels: str, output: str, *, format: str, **options: Any) -> di
     Raises:
         UserError: an option, the masks, the images or the output folder cannot be used.
     """
-    return export(Options(labels=labels, output=output, format=format, **options))
+    return export(ExportOptions(labels=labels, output=output, format=format, **options))
 
 
-def export(options: Options) -> dict[str, Any]:
+def export(options: ExportOptions) -> dict[str, Any]:
     """Opens masks and images, writes them, and publishes the export when it is complete.
 
     Args:
-        options: `Options`.
+        options: `ExportOptions`.
 
     Returns:
         The content of `summary.json`.
@@ -136,7 +136,7 @@ def export(options: Options) -> dict[str, Any]:
     return _write_results(folder, options, source.class_names, splits, problems)
 
 
-def _make_target(options: Options, folder: str, class_names: tuple[str, ...]) -> Target:
+def _make_target(options: ExportOptions, folder: str, class_names: tuple[str, ...]) -> Target:
     if options.format == "labelstudio":
         return LabelStudioTarget(folder, class_names, options.copy_images, image_url=options.image_url)
     if options.format == "coco":
@@ -174,7 +174,7 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Ite
 
 def _write_results(
     folder: OutputFolder,
-    options: Options,
+    options: ExportOptions,
     class_names: tuple[str, ...],
     splits: Counter[str],
     problems: list[Problem],
@@ -198,7 +198,7 @@ def _write_results(
     return summary
 
 
-def _claim_output(options: Options, source: MaskedImages) -> OutputFolder:
+def _claim_output(options: ExportOptions, source: MaskedImages) -> OutputFolder:
     """The `OutputFolder`; an export that is complete is kept unless `--overwrite` is given."""
     return claim(
         options.output,

@@ -11,14 +11,14 @@ from wsss.common.errors import UserError
 REFINEMENTS = ("pamr", "walk", "crf")
 ADAPTATION = 0.75  # weight of an image's own background threshold, see benchmarks/background_threshold.py
 AUTO = ("auto",)  # the refinement is chosen from the images
-CRF_PRESETS = (
+CRF_PRESET_NAMES = (
     "seam",
     "irn",
     "ppc",
     "ppc_segmentation",
     "deeplab",
     "fast",
-)  # those of wsss.refine.crf.PRESETS
+)  # those of wsss.refine.crf.CRF_PRESETS
 _NOT_RECORDED = (
     "output",
     "overwrite",
@@ -65,7 +65,7 @@ def _unit_interval_or_rule(text):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class LabelOptions(cli.Options):
     """Options of `pipelines/pseudo_labels.py`; each field is a flag of the same name.
 
     What depends on the trained run is empty or None here; `wsss.pipeline.job.settings.resolve` fills it in.
@@ -164,7 +164,7 @@ class Options(cli.Options):
     crf_preset: str = cli.option(
         "",
         "constants of the CRF; default: ppc, seam with an alpha, ppc_segmentation of a segmentation network",
-        choices=CRF_PRESETS,
+        choices=CRF_PRESET_NAMES,
     )
     crf_unary: str = cli.option(
         "",
@@ -240,12 +240,12 @@ class Options(cli.Options):
 NEW_IMAGES = {"split": "all", "image_labels": "predicted"}
 
 
-def options_of_new_images(**values) -> Options:
-    """`Options` for images without tags: predicted classes, and a background threshold as calibrated."""
+def options_of_new_images(**values) -> LabelOptions:
+    """`LabelOptions` for images without tags: predicted classes, and a background threshold as calibrated."""
     if values.get("background_threshold") is None and values.get("background_alpha") is None:
         values["background_threshold"] = "calibrated"
     _check_folder(values.get("data", ""))
-    return Options(**{**values, **NEW_IMAGES})
+    return LabelOptions(**{**values, **NEW_IMAGES})
 
 
 def _check_folder(images: str) -> None:
@@ -258,7 +258,7 @@ def _check_folder(images: str) -> None:
 def make_parser() -> cli.Parser:
     """The parser of the program's own flags; Beam parses the rest."""
     return cli.make_parser(
-        Options,
+        LabelOptions,
         prog="pseudo_labels.py",
         description="Makes pseudo labels with a trained model: bare, with the newest run under ./runs, of "
         "the data that it was trained on. Beam's own flags (--runner, --direct_num_workers, …) may be added.",

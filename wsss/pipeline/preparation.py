@@ -26,7 +26,7 @@ _WITH_PHOTOGRAPHS = ("--voc", "--coco", "--label_studio")  # whose photographs m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class PreparationOptions(cli.Options):
     """Options of `python -m wsss.prepare`; each field is a flag of the same name."""
 
     images: str = cli.option(
@@ -127,7 +127,7 @@ def prepare_collection(output: str, *, beam_argv: Sequence[str] = (), **options:
     Args:
         output: folder, local or `gs://…`.
         beam_argv: Beam's own flags.
-        **options: fields of `wsss.pipeline.preparation.Options`: one source and what goes with it.
+        **options: fields of `wsss.pipeline.preparation.PreparationOptions`: one source and what goes with it.
 
     Returns:
         The content of `summary.json`: counts of images, splits, classes and refusals, and notes.
@@ -135,14 +135,14 @@ def prepare_collection(output: str, *, beam_argv: Sequence[str] = (), **options:
     Raises:
         UserError: an option, the source or the output folder cannot be used.
     """
-    return make_collection(Options(output=output, **options), beam_argv)
+    return make_collection(PreparationOptions(output=output, **options), beam_argv)
 
 
-def make_collection(options: Options, beam_argv: Sequence[str] = ()) -> dict[str, Any]:
+def make_collection(options: PreparationOptions, beam_argv: Sequence[str] = ()) -> dict[str, Any]:
     """Opens the source, plans and writes the shards, and publishes them when they are complete.
 
     Args:
-        options: `Options`.
+        options: `PreparationOptions`.
         beam_argv: Beam's flags.
 
     Returns:

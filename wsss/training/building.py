@@ -21,7 +21,7 @@ from wsss.models.affinity_net import AffinityNet, affinity_feature
 from wsss.models.cam_classifier import CamClassifier
 from wsss.models.deeplab import DeepLab
 from wsss.models.irn import IRNet
-from wsss.models.pair_model import smallest_side
+from wsss.models.pair_model import least_feature_width
 from wsss.models.pixel2prototype import Pixel2Prototype
 from wsss.models.seam import SEAM
 from wsss.models.views import AffineView, RescaledView
@@ -321,7 +321,7 @@ def check_data(options: TrainingOptions, strategy: Any, collection: Collection) 
         )
     if options.is_affinity_model:
         stride = IRN_STRIDE if options.model == "irn" else options.output_stride
-        smallest = smallest_side(PAIR_RADIUS[options.model]) * stride
+        smallest = least_feature_width(PAIR_RADIUS[options.model]) * stride
         if options.image_size < smallest:
             raise UserError(
                 f"--model {options.model} needs --image_size {smallest} or more, {stride} pixels for each "

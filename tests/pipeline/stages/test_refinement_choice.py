@@ -7,7 +7,7 @@ import pytest
 
 from tests.pseudo_label_cases import label, tree
 from wsss.common.errors import UserError
-from wsss.pipeline.options import Options
+from wsss.pipeline.options import LabelOptions
 from wsss.pipeline.stages.refine import ScoredImage, Unrefined
 from wsss.pipeline.stages.refinement_choice import (
     RefinementChoice,
@@ -100,12 +100,12 @@ def test_the_program_chooses_records_why_and_resumes_with_the_same(run, tmp_path
 
 
 def test_auto_is_written_alike_in_python_and_is_for_masks_alone():
-    assert Options(refine="auto").refine == ("auto",)
-    assert Options(refine="pamr,crf").refine == ("pamr", "crf")
+    assert LabelOptions(refine="auto").refine == ("auto",)
+    assert LabelOptions(refine="pamr,crf").refine == ("pamr", "crf")
     with pytest.raises(UserError, match="must be none, auto, or some of"):
-        Options(refine="magic")
+        LabelOptions(refine="magic")
     with pytest.raises(UserError, match="leave it out of `--write affinity_labels`"):
-        Options(refine=("auto",), write="affinity_labels")
+        LabelOptions(refine=("auto",), write="affinity_labels")
 
 
 def test_a_damaged_choice_is_named_in_one_line():

@@ -17,7 +17,7 @@ from wsss.pipeline.job.choices import Sampler, choose
 from wsss.pipeline.job.inputs import open_inputs
 from wsss.pipeline.job.settings import resolve
 from wsss.pipeline.job.unfinished import UnfinishedJob
-from wsss.pipeline.options import AUTO, Options
+from wsss.pipeline.options import AUTO, LabelOptions
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import plan_job, record_files, waves
 from wsss.pipeline.runner import check_detach, check_paths, images_in_a_wave, is_local, runs_nothing
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def make_pseudo_labels(
-    options: Options, beam_argv: Sequence[str] = (), announce: Callable[[str], None] = logger.info
+    options: LabelOptions, beam_argv: Sequence[str] = (), announce: Callable[[str], None] = logger.info
 ) -> LabelResult:
     """Labels all shards that are not finished yet, and writes the results of all.
 
     Args:
-        options: `Options`.
+        options: `LabelOptions`.
         beam_argv: Beam's flags.
         announce: function of a line of text, called with what is known before the long work begins.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.pipeline.job.calibration import CONSTANT, calibrated_threshold
-from wsss.pipeline.options import ADAPTATION, Options
+from wsss.pipeline.options import ADAPTATION, LabelOptions
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.refine import Background, RefinementSettings
 from wsss.pipeline.trained_run import TrainedRun
@@ -96,7 +96,7 @@ class JobSettings:
     detach: bool
 
 
-def resolve(options: Options, run: TrainedRun) -> JobSettings:
+def resolve(options: LabelOptions, run: TrainedRun) -> JobSettings:
     """The settings of each step: the options, with all that the trained run decides filled in.
 
     Raises:
@@ -131,7 +131,7 @@ def resolve(options: Options, run: TrainedRun) -> JobSettings:
     return _by_step(filled, run, threshold)
 
 
-def _by_step(options: Options, run: TrainedRun, threshold: ThresholdSettings) -> JobSettings:
+def _by_step(options: LabelOptions, run: TrainedRun, threshold: ThresholdSettings) -> JobSettings:
     """Options that are filled in, given to the steps that need them."""
     hints = {"accelerator": options.accelerator} if options.accelerator else {}
     constant = options.background_threshold

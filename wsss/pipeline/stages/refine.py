@@ -158,7 +158,7 @@ class RefineCRF(beam.PTransform):
 
     Args:
         background: the `Background` that joins the classes, unless a stage before has refined all together.
-        preset: name of constants in `wsss.refine.crf.PRESETS`.
+        preset: name of constants in `wsss.refine.crf.CRF_PRESETS`.
         unary: `probabilities` takes the scores as they are, as SEAM does with the power background; `labels`
             takes the best label of each pixel with confidence 0.7, as PPC and IRN do with a constant one.
         iterations: mean-field updates; None as in the preset.

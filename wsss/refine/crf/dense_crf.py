@@ -64,7 +64,7 @@ class CRFParameters:
 
 _SEAM = CRFParameters()
 _PPC = replace(_SEAM, bilateral_width=50.0, color_width=5.0)
-PRESETS: dict[str, CRFParameters] = {
+CRF_PRESETS: dict[str, CRFParameters] = {
     "seam": _SEAM,  # SEAM and psa, after the CAM; PPC's affinity labels
     "irn": _PPC,  # IRN's labels, from a label map
     "ppc": _PPC,  # PPC's inference, from a label map
@@ -85,7 +85,7 @@ class DenseCRF:
 
     Args:
         image: uint8 (height, width, 3), RGB.
-        preset: a name in `PRESETS`, or `CRFParameters`.
+        preset: a name in `CRF_PRESETS`, or `CRFParameters`.
         scale: > 0; both spatial widths are divided by it, for an image shown at 1 / scale of the size that
             the constants are meant for.
         **overrides: fields of `CRFParameters` that differ from the preset.
@@ -115,11 +115,11 @@ class DenseCRF:
         **overrides: Any,
     ):
         image = _check_image(image)
-        if isinstance(preset, str) and preset not in PRESETS:
-            raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}. Received: {preset!r}.")
+        if isinstance(preset, str) and preset not in CRF_PRESETS:
+            raise ValueError(f"`preset` must be one of {', '.join(CRF_PRESETS)}. Received: {preset!r}.")
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"`scale` must be a positive number. Received: {scale}.")
-        self.parameters = replace(PRESETS[preset] if isinstance(preset, str) else preset, **overrides)
+        self.parameters = replace(CRF_PRESETS[preset] if isinstance(preset, str) else preset, **overrides)
         self.shape = image.shape[:2]
         step = self.parameters.reduction
         image = image if step == 1 else _mean_of_squares(image, step).round().astype(np.uint8)
