@@ -7,14 +7,22 @@ each stage and kind of error.
 Failures travel in the same PCollection as the images, and later stages pass them on. With an output of their
 own the graph would fork and join again, and at a join runners wait for all images of the job: no shard would
 be finished before the last one.
+
+Want of memory, or a network that is away for a moment, is nothing about the image: the call is repeated here,
+twice at most, since not every runner repeats a bundle. What still fails is listed as `transient`; where the
+runner does repeat bundles, `wsss.pipeline.stages.finish` hands the shard back to it once, and the next run of
+the program does the shard again.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+
+from wsss.common.errors import UserError
 
 NAMESPACE = "wsss"  # of the Beam counters
 
@@ -22,6 +30,10 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _LONGEST = 300
 # Errors of TensorFlow's runtime that are about the machine; named here, since TensorFlow is not imported.
 _TRANSIENT_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError", "AbortedError"})
+# Transient errors that do not pass by themselves, but when the user has mended what is missing.
+_UNTIL_MENDED = frozenset({"FileNotFoundError", "PermissionError", "IsADirectoryError", "NotADirectoryError"})
+_PAUSES = (0.1, 1.0)  # seconds before a call is repeated
+_retries = Metrics.counter(NAMESPACE, "retries")
 
 
 class Failure(NamedTuple):
@@ -45,6 +57,16 @@ class Failure(NamedTuple):
     def of(cls, shard: str, image_id: str, stage: str, error: BaseException) -> "Failure":
         """The failure of an image by an exception."""
         return cls(shard, image_id, stage, describe_error(error), is_transient(error))
+
+    @property
+    def kind(self) -> str:
+        """Name of the exception."""
+        return re.split(r"\W", self.reason, maxsplit=1)[0]
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same may succeed a little later, without anything being mended."""
+        return self.transient and self.kind not in _UNTIL_MENDED
 
 
 class ShardEnd(NamedTuple):
@@ -78,8 +100,24 @@ def is_transient(error: BaseException) -> bool:
 
 def count_failure(failure: Failure) -> None:
     """Adds to the Beam counter of the failure's stage and kind, such as `failed_decode_BadImage`."""
-    kind = re.split(r"\W", failure.reason, maxsplit=1)[0]
-    Metrics.counter(NAMESPACE, f"failed_{failure.stage}_{kind}").inc()
+    Metrics.counter(NAMESPACE, f"failed_{failure.stage}_{failure.kind}").inc()
+
+
+def with_retries(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a call, which is repeated, twice at most, while it fails for what may pass by itself.
+
+    Raises:
+        Exception: what the call raises, the last time or for a reason that stays.
+    """
+    for pause in _PAUSES:
+        try:
+            return function(*args)
+        except Exception as error:
+            if not is_transient(error) or type(error).__name__ in _UNTIL_MENDED:
+                raise
+        time.sleep(pause)  # out of the handler, whose traceback holds the arrays of the call
+        _retries.inc()
+    return function(*args)
 
 
 def with_dead_letter(
@@ -110,7 +148,9 @@ class _WithDeadLetter(beam.DoFn):
             yield element
             return
         try:
-            yield self._function(element, *self._args)
+            yield with_retries(self._function, element, *self._args)
+        except UserError:  # of a model that a worker cannot load, say: it is about no image
+            raise
         except Exception as error:  # a pure function on one image: whatever it raises is about the image
             image = element.input
             yield Failure.of(image.shard, image.record.image_id, self._stage, error)

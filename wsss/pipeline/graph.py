@@ -25,6 +25,7 @@ class WriteSettings:
         record_files: dict of shard to file name, for TFRecord output; None writes PNGs.
         scores: whether class scores are written.
         pictures: how many of the worst and best images of a shard are kept for the report.
+        repeats: whether the runner repeats a bundle that raises.
     """
 
     layout: Layout
@@ -32,6 +33,7 @@ class WriteSettings:
     record_files: dict[str, str] | None = None
     scores: bool = False
     pictures: int = 0
+    repeats: bool = False
 
 
 class LabelShards(beam.PTransform):
@@ -66,7 +68,9 @@ class LabelShards(beam.PTransform):
         elements |= "CountPixels" >> count
         as_images = writing.record_files is None
         elements |= WriteImages(writing.layout, masks=as_images, scores=writing.scores)
-        return elements | FinishShards(writing.layout, writing.record_files, pictures=writing.pictures)
+        return elements | FinishShards(
+            writing.layout, writing.record_files, pictures=writing.pictures, repeats=writing.repeats
+        )
 
     def _describe_settings(self):
         cams = self._cams

@@ -218,6 +218,11 @@ def is_local(beam_argv: Sequence[str] = ()) -> bool:
     return _runner_name(beam_argv) in _LOCAL_RUNNERS
 
 
+def repeats_bundles(beam_argv: Sequence[str]) -> bool:
+    """Whether the runner repeats a bundle that raises, some times: others fail the job, or are set up to."""
+    return "dataflow" in _runner_name(beam_argv)
+
+
 def _is_portable(beam_argv):
     """Whether the runner is one that Beam's Python knows by its job service only, and so not by its flags."""
     return _runner_name(beam_argv) in ("portable", "flink", "spark", "prism", "switching")

@@ -20,7 +20,14 @@ from wsss.pipeline.job.unfinished import UnfinishedJob
 from wsss.pipeline.options import AUTO, LabelOptions
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import plan_job, record_files, waves
-from wsss.pipeline.runner import check_detach, check_paths, images_in_a_wave, is_local, runs_nothing
+from wsss.pipeline.runner import (
+    check_detach,
+    check_paths,
+    images_in_a_wave,
+    is_local,
+    repeats_bundles,
+    runs_nothing,
+)
 from wsss.pipeline.stages.manifest import written_files
 from wsss.pipeline.stages.read import InputShard
 from wsss.pipeline.summary import LabelResult
@@ -80,7 +87,10 @@ def make_pseudo_labels(
     pictures = math.ceil(
         settings.images.previews / max(1, len(shards))
     )  # of all shards: as many as asked for
-    writing = WriteSettings(layout, len(inputs.class_names) + 1, files, output.scores, pictures)
+    writing = WriteSettings(
+        *(layout, len(inputs.class_names) + 1, files, output.scores, pictures),
+        repeats=repeats_bundles(beam_argv),
+    )
     make_graph = functools.partial(LabelShards, cams, refinement, writing)
     constant = refinement.background.threshold
     job = UnfinishedJob(tuple(shard.name for shard in shards), inputs.images.name, threshold.rule, constant)

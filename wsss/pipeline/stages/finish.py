@@ -4,6 +4,9 @@ The images of a shard travel from the reader to here without a shuffle between, 
 `ShardEnd` follows them. A runner that fuses such stages, as Beam's runners do, brings them in one bundle, and
 the shard is finished within that bundle: what a job has done when it fails or is stopped stays done. What a
 runner brings in different bundles is gathered by a GroupByKey, and finished after all images of the job.
+
+A shard of which images failed for what may pass by itself is handed back to a runner that repeats bundles, by
+an exception, and once in a job: the second time its failures are written down.
 """
 
 from collections.abc import Iterator
@@ -13,8 +16,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
+from wsss.common import io
 from wsss.pipeline.dead_letter import Failure, ShardEnd, count_failure
-from wsss.pipeline.output import Layout
+from wsss.pipeline.output import PLANS, Layout
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import Manifest, write_manifest
 from wsss.pipeline.stages.pictures import Candidates
@@ -71,6 +75,10 @@ class ShardPart:
         return self.end is not None and self.tally.images + len(self.tally.failures) == self.end.images
 
 
+class TransientFailures(RuntimeError):
+    """Images failed for what may pass by itself, such as want of memory: the bundle is to be repeated."""
+
+
 class FinishShards(beam.PTransform):
     """`LabeledImage`s, `Failure`s and `ShardEnd`s to the names of finished shards, whose manifests it writes.
 
@@ -83,14 +91,23 @@ class FinishShards(beam.PTransform):
         file_names: dict of the shard's name to the name of its TFRecord file, or None without such files.
         pictures: how many of the worst and of the best images of a shard, by each measure, are kept as
             pictures for the report, beside those spaced evenly; 0 keeps none at all.
+        repeats: whether the runner repeats a bundle that raises.
     """
 
-    def __init__(self, layout: Layout, file_names: dict[str, str] | None = None, *, pictures: int = 0):
+    def __init__(
+        self,
+        layout: Layout,
+        file_names: dict[str, str] | None = None,
+        *,
+        pictures: int = 0,
+        repeats: bool = False,
+    ):
         super().__init__()
-        self._settings, self._pictures = (layout, file_names), pictures
+        self._settings = layout, file_names
+        self._in_bundle = _FinishInBundle(layout, file_names, pictures, repeats)
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
-        gather = beam.ParDo(_FinishInBundle(*self._settings, self._pictures))
+        gather = beam.ParDo(self._in_bundle)
         outputs = elements | "InBundle" >> gather.with_outputs("parts", main="finished")
         late = (
             outputs.parts
@@ -103,8 +120,9 @@ class FinishShards(beam.PTransform):
 class _FinishInBundle(beam.DoFn):
     """Finishes the shards that a bundle holds whole; of others, `(shard, ShardPart)` under `parts`."""
 
-    def __init__(self, layout, file_names, pictures):
-        self._layout, self._file_names, self._pictures = layout, file_names, pictures
+    def __init__(self, layout, file_names, pictures, repeats):
+        self._layout, self._file_names = layout, file_names
+        self._pictures, self._repeats = pictures, repeats
 
     def start_bundle(self) -> None:
         self._parts: dict[str, ShardPart] = {}
@@ -117,12 +135,23 @@ class _FinishInBundle(beam.DoFn):
         part = self._parts[shard] + part if shard in self._parts else part
         self._parts[shard] = part
         if part.is_complete:
+            if self._repeats:
+                _hand_back_once(shard, part.tally.failures, self._layout)
             yield _finish(shard, self._parts.pop(shard), self._layout, self._file_names)
 
     def finish_bundle(self) -> Iterator[Any]:
         for part in self._parts.items():
             output = GlobalWindows.windowed_value(part)
             yield beam.pvalue.TaggedOutput("parts", output)
+
+
+def _hand_back_once(shard, failures, layout):
+    """Raises where failures may pass by themselves, unless it has done so for this shard before."""
+    passing = sorted(failure for failure in failures if failure.may_pass)
+    mark = layout.path(f"{PLANS}/{shard}.retried.json")
+    if passing and not io.exists(mark):
+        io.write_json(mark, [failure._asdict() for failure in passing])
+        raise TransientFailures(f"{len(passing)} images of {shard} are tried again: {passing[0].reason}")
 
 
 def _finish_parts(shard_and_parts, layout, files):

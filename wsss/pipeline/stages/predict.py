@@ -13,7 +13,7 @@ from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection
 from wsss.data.images import decode_image
 from wsss.inference.predictor import CamPredictor
-from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON, Failure, ShardEnd
+from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON, Failure, ShardEnd, with_retries
 from wsss.pipeline.stages.read import InputImage, ReadBatches
 
 
@@ -46,7 +46,7 @@ class CamModelHandler(ModelHandler):
 
     A batch is grouped by the shape of the decoded images, since only like shapes fit one tensor. An image
     that cannot be decoded, or fails alone, costs nobody else: its result is a `Failure`, and a batch that
-    fails (out of memory, say) is repeated image by image.
+    fails (out of memory, say) is repeated image by image, and an image as `with_retries` says.
 
     Args:
         model_path: `.keras` file, local or remote.
@@ -91,7 +91,7 @@ class CamModelHandler(ModelHandler):
                 continue
             record = element.record
             try:
-                image = decode_image(record.image_bytes, record.orientation)
+                image = with_retries(decode_image, record.image_bytes, record.orientation)
             except (ValueError, MemoryError) as error:
                 results[index] = Failure.of(element.shard, record.image_id, "decode", error)
             else:
@@ -203,8 +203,10 @@ class _KeepPresent(beam.DoFn):
 
 def _predict_group(batch, images, predictor):
     """Index -> `Prediction` or `Failure`, for images of one shape."""
-    try:
-        predictions = dict(zip(images, predictor.predict(list(images.values())), strict=True))
+    inputs = list(images.values())
+    try:  # several that fail are divided, and not repeated
+        outputs = predictor.predict(inputs) if len(inputs) > 1 else with_retries(predictor.predict, inputs)
+        predictions = dict(zip(images, outputs, strict=True))
     except Exception as error:  # whatever the runtime raises: out of memory, an unsupported size, …
         if len(images) > 1:
             return {
