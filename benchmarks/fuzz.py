@@ -30,7 +30,7 @@ from PIL import Image
 from benchmarks import fuzz_exports, fuzz_readers
 from benchmarks.fuzz_readers import Reader
 
-QUICK_INPUTS = 1000  # of each kind
+QUICK_INPUTS = 300  # of each kind
 LONGEST = 10  # seconds an input may take
 MOST_MEMORY = 1 << 30  # bytes that an input may add to the peak
 WORDS = (
@@ -238,14 +238,14 @@ def main(argv=None):
         kinds = [options.kind] if options.kind else list(readers)
         seconds = 60 * options.minutes / len(kinds)
         print(f"seed {options.seed}")
-        print(f"{'kind':14s} {'inputs':>8s} {'accepted':>8s} {'refused':>8s} {'valid_refused':>13s} ", end="")
+        print(f"{'kind':30s} {'inputs':>8s} {'accepted':>8s} {'refused':>8s} {'valid_refused':>13s} ", end="")
         print(f"{'tracebacks':>10s} {'hangs':>6s} {'memory':>6s}")
         outcomes = []
         for kind in kinds:
             outcome = run_kind(readers[kind], kind, options.seed, options.start, options.inputs, seconds)
             outcomes.append(outcome)
             print(
-                f"{kind:14s} {outcome.inputs:8d} {outcome.accepted:8d} {outcome.refused:8d} "
+                f"{kind:30s} {outcome.inputs:8d} {outcome.accepted:8d} {outcome.refused:8d} "
                 f"{outcome.valid_refused:13d} {outcome.tracebacks.total():10d} {outcome.hangs:6d} "
                 f"{outcome.memory:6d}",
                 flush=True,
