@@ -1,13 +1,16 @@
 """A Google Cloud Storage on loopback, for the tests of `gs://` paths; nothing leaves the machine."""
 
 import contextlib
+from collections import Counter
 from functools import partial
 from http import server
-from threading import Thread
+from threading import Lock, Thread
 
 import pytest
 
 BUCKET = "wsss-test"
+requests: Counter[str] = Counter()
+"""Requests to the emulator since the bucket was made, by method and path."""
 
 
 @contextlib.contextmanager
@@ -22,10 +25,28 @@ def emulated_bucket(monkeypatch):
     from gcp_storage_emulator.handlers import buckets
     from gcp_storage_emulator.storage import Storage
 
+    lock = Lock()  # its storage is not made for several threads
+
+    class CountingHandler(emulator.RequestHandler):
+        def parse_request(self):
+            is_valid = super().parse_request()
+            requests[f"{self.command} {self.path.split('?')[0]}"] += 1
+            return is_valid
+
+    def one_at_a_time(method):
+        def handle(handler):
+            with lock:
+                getattr(emulator.RequestHandler, method)(handler)
+
+        return handle
+
+    for method in ("do_GET", "do_POST", "do_DELETE", "do_PUT", "do_PATCH"):
+        setattr(CountingHandler, method, one_at_a_time(method))
+    requests.clear()
     storage = Storage(use_memory_fs=True)
     buckets.create_bucket(BUCKET, storage)
     # The emulator's own server answers one request at a time; a pipeline asks several at once.
-    handler = partial(emulator.RequestHandler, storage)
+    handler = partial(CountingHandler, storage)
     with server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         thread = Thread(target=http.serve_forever, daemon=True)
         thread.start()

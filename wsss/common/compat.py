@@ -94,6 +94,16 @@ def stream_matches(pattern: str) -> Iterator[Any]:
     return filesystem.match_files(filesystem._list(folder), pattern)
 
 
+def file_system_options() -> Any:
+    """The options that Beam's file systems work with: those of the latest pipeline, or None before one.
+
+    Private: `FileSystems._pipeline_options`, Beam 2.65 to 2.77.
+    """
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems._pipeline_options
+
+
 def job_id_of(result: Any) -> str:
     """The id of a job on a portable runner, empty where there is none; Dataflow's result has a public one.
 

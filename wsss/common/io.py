@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, BinaryIO
 
+from wsss.common import compat, google_storage
 from wsss.common.errors import UserError
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
@@ -57,6 +58,8 @@ def escape(path: Path) -> str:
 def exists(path: Path) -> bool:
     """Whether there is a file or a folder at `path`."""
     path = os.fspath(path)
+    if _is_google(path):
+        return google_storage.exists(path)
     return _filesystems().exists(path) if is_remote(path) else os.path.exists(path)
 
 
@@ -77,26 +80,27 @@ def list_files(pattern: Path) -> list[str]:
     """
     pattern = os.fspath(pattern)
     if is_remote(pattern):
-        (result,) = _filesystems().match([pattern])
-        return sorted(entry.path for entry in result.metadata_list if not entry.path.endswith("/"))
+        return sorted(entry.path for entry in _matches(pattern) if not entry.path.endswith("/"))
     return sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
 
 
 def stream_versions(pattern: str) -> Iterator[tuple[str, str]]:
     """Yields path, and size with time, of each remote file that matches a glob pattern: by listing alone."""
-    from wsss.common import compat
-
-    for entry in compat.stream_matches(os.fspath(pattern)):
+    for entry in _matches(os.fspath(pattern)):
         if not entry.path.endswith("/"):
             yield entry.path, f"{entry.size_in_bytes:x}-{entry.last_updated_in_seconds or 0}"
+
+
+def _matches(pattern):
+    """Yields the `FileMetadata` of each remote file that a glob pattern matches."""
+    return google_storage.list_objects(pattern) if _is_google(pattern) else compat.stream_matches(pattern)
 
 
 def remove(path: Path) -> None:
     """Removes a file; one that is not there is no error."""
     path = os.fspath(path)
     if is_remote(path):
-        if exists(path):
-            _filesystems().delete([path])
+        remove_files([path])
         return
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
@@ -104,21 +108,22 @@ def remove(path: Path) -> None:
 
 def remove_files(paths: Iterable[Path]) -> None:
     """Removes files of one file system, many in one call; those that are not there are no error."""
-    paths = [os.fspath(path) for path in paths]
-    if paths and is_remote(paths[0]):
-        _filesystems().delete([escape(path) for path in paths])
+    names = [os.fspath(path) for path in paths]
+    if names and _is_google(names[0]):
+        google_storage.remove(names)
         return
-    for path in paths:
-        remove(path)
+    if names and is_remote(names[0]):
+        _filesystems().delete([escape(name) for name in names])
+        return
+    for name in names:
+        remove(name)
 
 
 def remove_tree(path: Path) -> None:
     """Removes a folder and all that is in it; one that is not there is no error."""
     path = os.fspath(path)
     if is_remote(path):
-        found = list_files(join(escape(path), "**"))
-        if found:
-            _filesystems().delete(found)
+        remove_files(list_files(join(escape(path), "**")))
     elif os.path.isdir(path):
         shutil.rmtree(path)
 
@@ -132,6 +137,8 @@ def open_read(path: Path) -> BinaryIO:
     path = os.fspath(path)
     if not is_remote(path):
         return io.BufferedReader(_RetryingFile(path), 1 << 17)
+    if _is_google(path):
+        return google_storage.open_read(path)
     filesystems = _filesystems()
     if not filesystems.exists(path):
         raise FileNotFoundError(f"No such object: {path}.")
@@ -150,6 +157,9 @@ def open_write(path: Path) -> Iterator[IO[bytes]]:
     if is_remote(path):
         with tempfile.SpooledTemporaryFile(max_size=64 << 20) as stream:
             yield stream
+            if _is_google(path):
+                google_storage.write(path, stream)
+                return
             stream.seek(0)
             with _filesystems().create(path, compression_type=_uncompressed()) as remote:
                 shutil.copyfileobj(stream, remote, 1 << 20)
@@ -197,6 +207,9 @@ def remove_unfinished(folder: Path, name: str | None = None, *, below: bool = Fa
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file."""
+    path = os.fspath(path)
+    if _is_google(path):
+        return google_storage.read(path)
     with open_read(path) as stream:
         return stream.read()
 
@@ -274,6 +287,9 @@ def copy(source: Path, destination: Path) -> None:
 def move_files(sources: Sequence[Path], destinations: Sequence[Path]) -> None:
     """Moves files within a file system, in the place of those that are there; local folders are made."""
     sources, destinations = ([os.fspath(path) for path in paths] for paths in (sources, destinations))
+    if sources and _is_google(sources[0]):
+        google_storage.move(sources, destinations)
+        return
     if sources and is_remote(sources[0]):
         _filesystems().rename(sources, destinations)
         return
@@ -333,6 +349,10 @@ def _retried(function, recover=lambda: None):
         with contextlib.suppress(OSError):
             recover()
     return function()
+
+
+def _is_google(path):
+    return os.fspath(path).startswith(google_storage.PREFIX)
 
 
 def _filesystems():

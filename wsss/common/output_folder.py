@@ -324,7 +324,11 @@ def _matching(folder, patterns):
     """Files in a folder that match the patterns, relative to it, in the order of the patterns."""
     prefix = len(os.fspath(folder).rstrip("/")) + 1
     found: dict[str, None] = {}
+    remote = _all_files(folder) if io.is_remote(folder) else []  # of a store, by one listing
     for pattern in patterns:
+        if io.is_remote(folder):
+            found.update(dict.fromkeys(name for name in remote if _matches(name, pattern)))
+            continue
         for path in io.list_files(io.join(io.escape(folder), *pattern.split("/"))):
             found.setdefault(path[prefix:].replace(os.sep, "/"))
     found.pop(MARKER, None)
