@@ -37,6 +37,8 @@ def test_an_object_is_written_read_and_looked_up_by_one_request_each(bucket):
     assert count() == 1
     assert io.exists(path)
     assert count() == 1
+    assert io.size(path) == 7
+    assert count() == 1
     assert io.list_files(f"{bucket}/folder/*") == [path]
     assert count() == 1
 
@@ -49,7 +51,7 @@ def test_an_object_of_many_pieces_is_read_as_a_stream(bucket):
         assert stream.read(1000) + stream.read() == content
 
 
-@pytest.mark.parametrize("read", [io.read_bytes, io.open_read])
+@pytest.mark.parametrize("read", [io.read_bytes, io.open_read, io.size])
 def test_a_missing_object_is_named_as_a_missing_file(bucket, read):
     with pytest.raises(FileNotFoundError, match="No such object: gs://wsss-test/absent"):
         read(f"{bucket}/absent")

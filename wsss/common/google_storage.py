@@ -60,6 +60,15 @@ def exists(path: str) -> bool:
     return _client().exists(path)
 
 
+def size(path: str) -> int:
+    """Number of bytes of an object.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    return _found(path, lambda: _client().size(path))
+
+
 def list_objects(pattern: str) -> Iterator[Any]:
     """Yields the `FileMetadata` of each object that a glob pattern of Beam's matches, by listing alone."""
     from apache_beam.io.filesystem import FileMetadata

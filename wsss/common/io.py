@@ -70,6 +70,8 @@ def size(path: Path) -> int:
         OSError: there is no such file.
     """
     path = os.fspath(path)
+    if _is_google(path):
+        return google_storage.size(path)
     return _filesystems().get_filesystem(path).size(path) if is_remote(path) else os.path.getsize(path)
 
 

@@ -75,7 +75,7 @@ class PreparationOptions(cli.Options):
     name: str = cli.option("collection", "name of the data set")
     shards: int | None = cli.option(
         None,
-        "shards a split, at least 1; default: about 500 images in each, but up to 8 for small splits",
+        "shards a split, at least 1; default: about 500 images or 192 MiB in each, up to 8 of small splits",
         kind=cli.positive_int,
         metavar="N",
     )

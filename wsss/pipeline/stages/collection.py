@@ -28,6 +28,9 @@ from wsss.pipeline import progress
 
 _THREADS = 8
 _CHUNK = 32  # images read ahead, which bounds memory
+# A shard that is not asked for otherwise: large enough for a store, small enough to be read and done again.
+_SHARD_IMAGES, _SHARD_BYTES = 500, 192 << 20  # at most, about
+_SAMPLE = 512  # images of a split whose bytes are asked for
 _PLAN, _RESULT = ".plan.json", ".result.json"
 
 
@@ -79,7 +82,7 @@ def plan_items(
         source: `Listing`.
         directory: where the shards are to be.
         name: the collection's name.
-        shards: int, shards in a split, or None for about 500 images in each.
+        shards: int, shards in a split, or None for about 500 images, or 192 MiB of them, in each.
         max_pixels: int, the largest area of an image.
         mask_coding: `MaskCoding` of the masks' files.
 
@@ -91,7 +94,7 @@ def plan_items(
         of_split.setdefault(item.split, []).append(item)
     paths = []
     for split, items in sorted(of_split.items()):
-        count = min(shards or max(-(-len(items) // 500), min(8, -(-len(items) // 32))), len(items))
+        count = min(shards or _shard_count(items), len(items))
         for shard, members in enumerate(np.array_split(np.arange(len(items)), count)):
             plan = {
                 "split": split,
@@ -104,6 +107,23 @@ def plan_items(
             }
             paths.append(_write_plan(directory, plan))
     return paths
+
+
+def _shard_count(items: Sequence[ListedImage]) -> int:
+    """Shards for a split, by the number of its images and by their bytes, as a sample of them suggests."""
+    sample = [items[index] for index in range(0, len(items), -(-len(items) // _SAMPLE))]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        size = sum(pool.map(_size, sample)) * len(items) // len(sample)
+    of_images, of_bytes = -(-len(items) // _SHARD_IMAGES), -(-size // _SHARD_BYTES)
+    return max(of_images, of_bytes, min(8, -(-len(items) // 32)))
+
+
+def _size(item):
+    """Bytes of an image's file; 0 where there is none, which is reported when it is read."""
+    try:
+        return io.size(item.image)
+    except OSError:
+        return 0
 
 
 def plan_collection(
