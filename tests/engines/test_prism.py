@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from tests.pseudo_label_cases import make_records, tree, write_collection, write_run
-from wsss.common import io
+from tests.pseudo_label_cases import tree
 from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.manifest import read_manifests
 from wsss.prepare import main as prepare
@@ -24,21 +23,6 @@ SETTINGS = {
     "tfrecord, threshold chosen": ("--output_format=tfrecord", "--background_threshold=auto"),
     "crf": ("--refine=crf", "--crf_preset=fast"),
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Images, tags, a collection of them and a model."""
-    folder, records = tmp_path_factory.mktemp("inputs"), make_records()
-    for record in records:
-        io.write_bytes(str(folder / "images" / f"{record.image_id}.png"), record.image_bytes)
-    rows = ["id,cat,dog,cow"]
-    rows += [f"{each.image_id},{','.join(str(int(k in each.labels)) for k in range(3))}" for each in records]
-    (folder / "tags.csv").write_text("\n".join(rows))
-    write_collection(str(folder / "collection"), records)
-    (folder / "run").mkdir()
-    write_run(folder / "run", folder / "collection")
-    return folder
 
 
 def label_images(folder, output, *flags):
