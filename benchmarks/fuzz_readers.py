@@ -25,7 +25,9 @@ from wsss.data.sources.voc import read_voc
 from wsss.data.synthetic import write_synthetic_collection
 from wsss.data.tfrecord import encode_example, read_records
 from wsss.pipeline.dead_letter import Failure
-from wsss.pipeline.output import Layout, decode_scores, encode_scores
+from wsss.pipeline.job.relabeling import options_of_relabeling
+from wsss.pipeline.options import LabelOptions
+from wsss.pipeline.output import OWNED, ImageScores, LabelSettings, Layout, decode_scores, encode_scores
 from wsss.pipeline.stages.manifest import Manifest, RecordFile, read_manifests
 from wsss.pipeline.stages.score import Tally
 from wsss.pipeline.stages.threshold import read_threshold
@@ -172,6 +174,21 @@ def record_readers(folder: Path) -> dict[str, Reader]:
     }
 
 
+def _label_options_reader(folder: Path) -> Reader:
+    """`options.json` of labels, as masks are made anew with."""
+    label_options = LabelOptions(
+        model="m", data="d", split="train", scales=(1.0,), cam="cam", min_side=0, save_scores=True
+    )
+    output_folder.claim(str(folder), "pseudo_labels", owned=OWNED).begin()
+    made_with = LabelSettings(label_options.recorded(), "hash", ("cat",))
+    path = folder / "options.json"
+    return Reader(
+        [json.dumps(made_with.to_json()).encode()],
+        through_file(path, lambda: options_of_relabeling(str(folder))),
+        form="json",
+    )
+
+
 def output_readers(folder: Path) -> dict[str, Reader]:
     layout = Layout(str(folder / "labels"))
     failure = Failure("s", "b", "read", "gone", False)
@@ -179,7 +196,9 @@ def output_readers(folder: Path) -> dict[str, Reader]:
     manifests = [json.dumps(manifest.to_json()).encode()]
     path, threshold = Path(layout.manifest("s")), folder / "threshold.json"
     path.parent.mkdir(parents=True)
-    scores = encode_scores(np.random.default_rng(0).random((2, 5, 4)), [0, 2])
+    planes = np.random.default_rng(0).random((2, 5, 4), np.float32)
+    scores = encode_scores(planes, [0, 2])
+    by_model = ImageScores((0, 2), planes, np.ones(3, np.float32), np.ones(2, np.float32), planes[0])
     marker = folder / "ours" / output_folder.MARKER
     output_folder.claim(marker.parent, "run", owned=("model.keras",)).begin()
     run = folder / "run"
@@ -197,6 +216,8 @@ def output_readers(folder: Path) -> dict[str, Reader]:
             form="json",
         ),
         "scores": Reader([scores], decode_scores, (ValueError,)),
+        "image_scores": Reader([by_model.encode()], ImageScores.decode, (ValueError,)),
+        "label_options": _label_options_reader(folder / "scored"),
         "marker": Reader(
             [marker.read_bytes()],
             through_file(marker, lambda: output_folder.claim(marker.parent, "run", owned=("model.keras",))),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 USER_PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*USER_PAGES, ROOT / "CONTRIBUTING.md"]
-TAKE_BEAM_FLAGS = {"wsss.prepare", "wsss.pseudo_labels", "wsss.predict"}
+TAKE_BEAM_FLAGS = {"wsss.prepare", "wsss.pseudo_labels", "wsss.relabel", "wsss.predict"}
 TAKE_PIPELINE_FLAGS = {"wsss.predict"}
 PATHS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 

@@ -40,7 +40,14 @@ def test_examples_give_what_they_show(name):
 
 
 # In the order in which they are used: each reads what those before it wrote.
-PROGRAMS = ("prepare_collection", "train_model", "label_collection", "predict_masks", "export_masks")
+PROGRAMS = (
+    "prepare_collection",
+    "train_model",
+    "label_collection",
+    "relabel_collection",
+    "predict_masks",
+    "export_masks",
+)
 
 
 def example(function):

@@ -56,6 +56,7 @@ LABELS = LabelResult("labels", 1, 0, 0.5, 0.2, "", ())
 PROGRAMS = {
     "train_model": (TrainingOptions, RunDirectory("runs/seam")),
     "label_collection": (LabelOptions, LABELS),
+    "relabel_collection": (LabelOptions, LABELS),
     "predict_masks": (LabelOptions, LABELS),
 }
 ROOT = Path(__file__).resolve().parents[1]

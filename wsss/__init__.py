@@ -38,6 +38,7 @@ _PUBLIC = {
     "prepare_collection": "wsss.pipeline.preparation",
     "train_model": "wsss.training.api",
     "label_collection": "wsss.pipeline.api",
+    "relabel_collection": "wsss.pipeline.api",
     "predict_masks": "wsss.pipeline.api",
     "export_masks": "wsss.pipeline.export",
     "run_project": "wsss.project",

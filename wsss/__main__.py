@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "shards -> a segmentation network, all steps in one",
     "train": "shards -> a trained model",
     "pseudo_labels": "a trained model and shards -> pseudo labels",
+    "relabel": "stored scores -> masks with another threshold or refinement",
     "predict": "a trained model and a folder of images -> masks",
     "evaluate": "masks or scores against the truth",
     "export": "masks -> the formats of annotation tools and frameworks",

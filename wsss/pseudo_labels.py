@@ -19,7 +19,7 @@ for a passing reason, are labeled again; masks of images that are gone are remov
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wsss.common import io
@@ -27,6 +27,7 @@ from wsss.common.errors import program
 
 if TYPE_CHECKING:
     from wsss.pipeline.options import LabelOptions
+    from wsss.pipeline.summary import LabelResult
 
 
 @program
@@ -41,17 +42,20 @@ def main(argv: list[str] | None = None) -> int:
     return label(LabelOptions(**vars(namespace)), beam_argv)
 
 
-def label(options: "LabelOptions", beam_argv: Sequence[str] = ()) -> int:
+def label(
+    options: "LabelOptions", beam_argv: Sequence[str] = (), job: "Callable[..., LabelResult] | None" = None
+) -> int:
     """Makes pseudo labels and prints the result; returns the exit code, 130 after an interrupt.
 
     Args:
         options: `LabelOptions`.
         beam_argv: Beam's flags.
+        job: function of the two, and of one that prints a line; None: `make_pseudo_labels`.
     """
     from wsss.pipeline.job import make_pseudo_labels
 
     try:
-        result = make_pseudo_labels(options, beam_argv, announce=print)
+        result = (job or make_pseudo_labels)(options, beam_argv, announce=print)
     except KeyboardInterrupt:
         print("Interrupted; finished shards are kept, the same command resumes.")
         return 130

@@ -59,6 +59,6 @@ def test_all_stages_of_a_worker_ask_for_the_accelerator():
 
 def test_stages_come_in_their_order():
     names = [type(stage).__name__ for stage in refinement_stages(settings("pamr", "walk", "crf"))]
-    assert names == ["MergeScales", "RefinePAMR", "RefineWalk", "RefineCRF", "LabelPixels"]
+    assert names == ["KeepUnrefined", "RefinePAMR", "RefineWalk", "RefineCRF", "LabelPixels"]
     names = [type(stage).__name__ for stage in refinement_stages(settings(write="affinity_labels"))]
-    assert names == ["MergeScales", "LabelAffinity"]
+    assert names == ["LabelAffinity"]

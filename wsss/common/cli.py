@@ -125,7 +125,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-    options_class: type[Options], *, prog: str, description: str | None, leave_out: tuple[str, ...] = ()
+    options_class: type[Options],
+    *,
+    prog: str,
+    description: str | None,
+    leave_out: tuple[str, ...] = (),
+    inherit: tuple[str, ...] = (),
+    inherit_from: str = "",
 ) -> Parser:
     """The parser of a program, one flag a field of `options_class`.
 
@@ -133,15 +139,18 @@ def make_parser(
         options_class: subclass of `Options`.
         prog, description: of the help.
         leave_out: names of fields that this program sets by itself.
+        inherit: names of fields that have their value from elsewhere: flags without a default, absent from
+            the namespace where they are not given.
+        inherit_from: where that value is from, for the help.
     """
     parser = Parser(prog=prog, description=description)
     group: Any = parser
     for field in dataclasses.fields(options_class):
-        if field.name in leave_out:
-            continue
         if field.metadata["group"]:
             group = parser.add_argument_group(field.metadata["group"])
-        _add_flag(group, field)
+        if field.name in leave_out:
+            continue
+        _add_flag(group, field, inherit_from if field.name in inherit else "")
         for spelling, value in field.metadata["deprecated"].items():
             _add_deprecated(parser, field, spelling, value)
     return parser
@@ -178,14 +187,19 @@ class _Deprecated(argparse.Action):
         print(f"note: {option_string} is deprecated, write {self._flag}.", file=sys.stderr)
 
 
-def _add_flag(parser, field):
+def _add_flag(parser, field, inherit_from=""):
     metadata, required = field.metadata, field.default is REQUIRED
     help_text = metadata["help"].replace("%", "%%")
-    if not required and "default" not in help_text:
+    if inherit_from:
+        help_text = f"{help_text.partition('; default:')[0]} (default: {inherit_from})"
+    elif not required and "default" not in help_text:
         help_text += f" (default: {shown(field.default)})"
     arguments: dict[str, Any] = {"help": help_text}
-    if not metadata["positional"]:
+    if inherit_from:
+        arguments["default"] = argparse.SUPPRESS
+    elif not metadata["positional"]:
         arguments["default"] = None if required else field.default
+    if not metadata["positional"]:
         arguments["required"] = required
     if _plain_type(field) is bool:
         parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, **arguments)

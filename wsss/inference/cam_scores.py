@@ -101,6 +101,18 @@ def normalize_probabilities(summed: np.ndarray) -> np.ndarray:
     return (summed / np.maximum(summed.sum(axis=0), 1e-12)).astype(np.float32)
 
 
+def round_scores(scores: np.ndarray) -> np.ndarray:
+    """Scores rounded to float16, as score files hold them: masks are the same from the file.
+
+    Args:
+        scores: float array of any shape, in [0, 1].
+
+    Returns:
+        float32 array of the same shape; each differs by 1/4096 at most.
+    """
+    return scores.astype(np.float16).astype(np.float32)
+
+
 def background_scores(
     scores: np.ndarray, threshold: float | None = None, alpha: float | None = None
 ) -> np.ndarray:

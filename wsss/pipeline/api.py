@@ -1,4 +1,4 @@
-"""The pipeline from Python: `wsss.label_collection` and `wsss.predict_masks`."""
+"""The pipeline from Python: `wsss.label_collection`, `wsss.relabel_collection` and `wsss.predict_masks`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +33,35 @@ def label_collection(
     from wsss.pipeline.job import make_pseudo_labels
 
     return make_pseudo_labels(LabelOptions(model=model, data=data, output=output, **options), beam_argv)
+
+
+def relabel_collection(
+    labels: str, output: str = "", *, beam_argv: Sequence[str] = (), **options: Any
+) -> LabelResult:
+    """Makes masks anew from stored scores, without the model, as `python -m wsss.relabel` does.
+
+    Example:
+
+        wsss.label_collection("runs/seam", output="scored", save_scores=True)
+        result = wsss.relabel_collection("scored", "others", background_threshold=0.3, refine=("pamr",))
+        print(result.miou, result.output)
+
+    Args:
+        labels: folder of pseudo labels with scores, local or `gs://…`.
+        output: folder, local or `gs://…`; empty: `labels` itself, which takes `overwrite=True`.
+        beam_argv: Beam's own flags.
+        **options: fields of `wsss.pipeline.options.LabelOptions` that change masks and no scores, such as
+            `background_threshold`, `refine` and `output_format`; others stay as the labels were made.
+
+    Returns:
+        `LabelResult`.
+
+    Raises:
+        UserError: an option, the scores, the images or the output folder cannot be used.
+    """
+    from wsss.pipeline.job.relabeling import make_masks_anew, options_of_relabeling
+
+    return make_masks_anew(labels, options_of_relabeling(labels, output=output, **options), beam_argv)
 
 
 def predict_masks(

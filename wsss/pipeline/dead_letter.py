@@ -31,7 +31,9 @@ _LONGEST = 300
 # Errors of TensorFlow's runtime that are about the machine; named here, since TensorFlow is not imported.
 _TRANSIENT_NAMES = frozenset({"ResourceExhaustedError", "UnavailableError", "AbortedError"})
 # Transient errors that do not pass by themselves, but when the user has mended what is missing.
-_UNTIL_MENDED = frozenset({"FileNotFoundError", "PermissionError", "IsADirectoryError", "NotADirectoryError"})
+_UNTIL_MENDED = frozenset(
+    {"FileNotFoundError", "PermissionError", "IsADirectoryError", "NotADirectoryError", "BadScores"}
+)
 _PAUSES = (0.1, 1.0)  # seconds before a call is repeated
 _retries = Metrics.counter(NAMESPACE, "retries")
 

@@ -9,9 +9,10 @@ from wsss.pipeline.dead_letter import with_dead_letter
 from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.describe import DescribeSettings, describe_image
 from wsss.pipeline.stages.finish import FinishShards
-from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
+from wsss.pipeline.stages.predict import CamSettings
 from wsss.pipeline.stages.refine import RefinementSettings, refinement_stages
 from wsss.pipeline.stages.score import iou_of_image, tally_image
+from wsss.pipeline.stages.scores import ScoreImages, StoredScores
 from wsss.pipeline.stages.write import LabeledImage, WriteImages
 
 
@@ -45,21 +46,23 @@ class LabelShards(beam.PTransform):
     Beam binds a transform to the pipeline that it is first applied in: each pipeline takes one of its own.
 
     Args:
-        cams: how CAMs are computed.
+        source: how scores are computed, or where they are stored.
         refinement: how they become masks.
         writing: what is written, and where.
     """
 
-    def __init__(self, cams: CamSettings, refinement: RefinementSettings, writing: WriteSettings):
+    def __init__(
+        self, source: CamSettings | StoredScores, refinement: RefinementSettings, writing: WriteSettings
+    ):
         super().__init__()
-        self._cams, self._refinement, self._writing = cams, refinement, writing
+        self._source, self._refinement, self._writing = source, refinement, writing
         # Of all stages, since they run on the same worker: PAMR and walk use the accelerator too.
-        self.with_resource_hints(**cams.handler.get_resource_hints())
+        self.with_resource_hints(**source.resource_hints)
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         writing = self._writing
         unfinished = shards | "SkipFinished" >> beam.Filter(_is_unfinished, writing.layout)
-        elements = unfinished | ComputeCAMs(self._cams)
+        elements = unfinished | ScoreImages(self._source)
         for stage in refinement_stages(self._refinement):
             elements |= stage
         is_segmentation = self._refinement.write == "masks"
@@ -69,13 +72,17 @@ class LabelShards(beam.PTransform):
         as_images = writing.record_files is None
         elements |= WriteImages(writing.layout, masks=as_images, scores=writing.scores)
         return elements | FinishShards(
-            writing.layout, writing.record_files, pictures=writing.pictures, repeats=writing.repeats
+            writing.layout,
+            writing.record_files,
+            pictures=writing.pictures,
+            scores=writing.scores,
+            repeats=writing.repeats,
         )
 
     def _describe_settings(self):
-        cams = self._cams
+        source = self._source
         background = self._refinement.background
-        return DescribeSettings(cams.label_threshold, cams.image_labels == "predicted", background)
+        return DescribeSettings(source.label_threshold, source.image_labels == "predicted", background)
 
 
 def _count(scored, classes, describe_settings, is_segmentation):

@@ -34,7 +34,7 @@ class ImageFolder:
     Args:
         folder: local folder or `gs://…`.
         images_per_shard: how many images make a shard, about.
-        leave_out: a folder whose files are no images to be read, such as the output within the folder.
+        leave_out: folders whose files are no images to be read, such as the output within the folder.
 
     Attributes:
         images: number of images.
@@ -44,7 +44,7 @@ class ImageFolder:
         UserError: there is no image.
     """
 
-    def __init__(self, folder: str, images_per_shard: int, leave_out: str = ""):
+    def __init__(self, folder: str, images_per_shard: int, leave_out: Sequence[str] = ()):
         self._is_remote = io.is_remote(folder)
         problems: list[Problem] = []
         found = stream_folder(folder, _result_folders(folder, leave_out), problems)
@@ -126,10 +126,12 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _result_folders(folder: str, output: str) -> tuple[str, ...]:
+def _result_folders(folder: str, outputs: Sequence[str]) -> tuple[str, ...]:
     """The folders within `folder` that results are written to: they hold no images to be read."""
-    if not output:
-        return ()
-    if not io.is_remote(folder) and os.path.realpath(output) == os.path.realpath(folder):
-        return tuple(io.join(folder, name) for name in (MASKS, SCORES, PREVIEWS))
-    return (output,)
+    found: list[str] = []
+    for output in outputs:
+        if not io.is_remote(folder) and os.path.realpath(output) == os.path.realpath(folder):
+            found.extend(io.join(folder, name) for name in (MASKS, SCORES, PREVIEWS))
+        else:
+            found.append(output)
+    return tuple(found)

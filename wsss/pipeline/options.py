@@ -19,6 +19,12 @@ CRF_PRESET_NAMES = (
     "deeplab",
     "fast",
 )  # those of wsss.refine.crf.CRF_PRESETS
+# Options that change masks and files, and no score: masks are made anew from stored scores.
+MASK_OPTIONS = (
+    *("output_format", "save_scores", "previews", "write"),
+    *("background_threshold", "threshold_adaptation", "background_alpha", "refine"),
+    *("crf_preset", "crf_unary", "affinity_model", "walk_beta", "walk_steps"),
+)
 _NOT_RECORDED = (
     "output",
     "overwrite",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Layout:
         return io.join(self.root, MASKS, f"{file_name(image_id)}.png")
 
     def scores(self, image_id: str) -> str:
-        """`.npz` of `scores`, float16 `(classes, height, width)`, and `keys`, their 0-based class ids."""
+        """Score file, see `ImageScores`."""
         return io.join(self.root, SCORES, f"{file_name(image_id)}.npz")
 
     def preview(self, image_id: str) -> str:
@@ -196,14 +196,74 @@ def open_output(
     return folder
 
 
-def encode_scores(scores: np.ndarray, class_ids: Sequence[int]) -> bytes:
+class ImageScores(NamedTuple):
+    """What a model gives for an image, before any refinement: the content of a score file.
+
+    Attributes:
+        class_ids: 0-based, ascending.
+        scores: float32 `(len(class_ids), height, width)` in [0, 1], exact in float16.
+        classifier_scores: float32 `(classes,)`.
+        agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are; None of a single view.
+        background: float32 `(height, width)`, its probability by a segmentation network; None of CAMs.
+    """
+
+    class_ids: tuple[int, ...]
+    scores: np.ndarray
+    classifier_scores: np.ndarray
+    agreement: np.ndarray | None = None
+    background: np.ndarray | None = None
+
+    def encode(self) -> bytes:
+        """Bytes of a score file."""
+        others = {"classifier_scores": self.classifier_scores}
+        if self.agreement is not None:
+            others["agreement"] = self.agreement
+        if self.background is not None:
+            others["background"] = self.background.astype(np.float16)
+        return encode_scores(self.scores, self.class_ids, **others)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "ImageScores":
+        """From the bytes of a score file.
+
+        Raises:
+            ValueError: the bytes are no such file, or one of an earlier version, which holds less.
+        """
+        scores, class_ids, others = _decode(data)
+        if "classifier_scores" not in others:
+            raise ValueError("A score file of an earlier version, without the classifier's scores.")
+        names = ("classifier_scores", "agreement", "background")
+        classifier_scores, agreement, background = (others.get(name) for name in names)
+        ids = tuple(class_ids.tolist())
+        is_whole = (
+            all(each is None or each.dtype.kind == "f" for each in (classifier_scores, agreement, background))
+            and classifier_scores.ndim == 1
+            and list(ids) == sorted({*ids} & {*range(len(classifier_scores))})
+            and (agreement is None or agreement.shape == class_ids.shape)
+            and (background is None or background.shape == scores.shape[1:])
+            and all(np.isfinite(each).all() for each in (scores, classifier_scores))
+        )
+        if not is_whole:
+            raise ValueError("Not a whole score file: its arrays do not fit together.")
+        if background is not None:
+            background = background.astype(np.float32)
+        return cls(ids, scores, classifier_scores, agreement, background)
+
+
+def encode_scores(scores: np.ndarray, class_ids: Sequence[int], **others: np.ndarray) -> bytes:
     """Bytes of an `.npz` with `scores` as float16 and `keys`, the class ids; equal arrays give equal bytes.
 
     On disk the class ids are called `keys`, as in version 0.1.0: readers that
     users wrote for these files go on working.
+
+    Args:
+        scores: float `(classes, height, width)`.
+        class_ids: of the rows of `scores`, 0-based.
+        **others: further arrays by name.
     """
     stream = BytesIO()
-    np.savez_compressed(stream, scores=scores.astype(np.float16), keys=np.asarray(class_ids, np.int32))
+    arrays: dict[str, Any] = {"scores": scores.astype(np.float16), "keys": np.asarray(class_ids, np.int32)}
+    np.savez_compressed(stream, **(arrays | others))
     return stream.getvalue()
 
 
@@ -213,13 +273,18 @@ def decode_scores(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: the bytes are no such file.
     """
+    return _decode(data)[:2]
+
+
+def _decode(data):
+    """`(scores, class_ids, others)`, the last by name."""
     try:
         arrays = read_npz(data)
-        scores, class_ids = arrays["scores"], arrays["keys"]
+        scores, class_ids = arrays.pop("scores"), arrays.pop("keys")
         if scores.ndim != 3 or scores.dtype.kind != "f" or class_ids.shape != scores.shape[:1]:
             raise ValueError(f"scores {scores.shape} of {class_ids.shape} classes")
         if class_ids.dtype.kind not in "iu":
             raise ValueError(f"class ids {class_ids.dtype}")
-        return scores.astype(np.float32), class_ids
+        return scores.astype(np.float32), class_ids, arrays
     except (KeyError, ValueError) as error:
         raise ValueError(f"Not a whole score file, `.npz` of `scores` and `keys` ({error}).") from error

@@ -13,6 +13,7 @@ from wsss.pipeline.stages.predict import CamSettings
 from wsss.pipeline.stages.read import sample
 from wsss.pipeline.stages.refine import RefinementSettings
 from wsss.pipeline.stages.refinement_choice import CANDIDATES, ChooseRefinement, RefinementChoice
+from wsss.pipeline.stages.scores import StoredScores
 from wsss.pipeline.stages.threshold import ChooseThreshold, read_threshold
 
 _IMAGES = 256  # from which `--background_threshold auto` chooses
@@ -25,11 +26,11 @@ class Sampler:
 
     Attributes:
         graphs: runs a graph on shards of the job.
-        cams: how CAMs are computed.
+        source: how scores are computed, or where they are stored.
     """
 
     graphs: GraphRunner
-    cams: CamSettings
+    source: CamSettings | StoredScores
 
     def run(self, transform: beam.PTransform, images: int) -> None:
         """Runs a transform of `InputShard`s on about so many images."""
@@ -70,7 +71,7 @@ def choose(
 def _choose_threshold(sampler, path):
     """The background threshold, kept in the file at `path`."""
     if not io.exists(path):
-        sampler.run(ChooseThreshold(sampler.cams, path), _IMAGES)
+        sampler.run(ChooseThreshold(sampler.source, path), _IMAGES)
     return read_threshold(path)
 
 
@@ -82,5 +83,5 @@ def _choose_refinement(settings, sampler, path):
             for name, stages in CANDIDATES.items()
             if "walk" not in stages or settings.affinity_predictor
         }
-        sampler.run(ChooseRefinement(sampler.cams, candidates, path), _REFINED_IMAGES)
+        sampler.run(ChooseRefinement(sampler.source, candidates, path), _REFINED_IMAGES)
     return RefinementChoice.from_json(io.read_json(path), path)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from wsss.common.errors import UserError
 from wsss.data.dataset import Collection
-from wsss.pipeline.job.settings import ImageSettings
-from wsss.pipeline.stages.predict import CamSettings
+from wsss.pipeline.job.score_folder import ScoreFolder
+from wsss.pipeline.job.settings import JobSettings
 from wsss.pipeline.stages.read import ImageShards, open_images
 from wsss.pipeline.trained_run import TrainedRun, open_trained_run
 
@@ -33,42 +33,39 @@ class Inputs:
         return self.affinity_predictor[1] if self.affinity_predictor else None
 
 
-def open_inputs(
-    model: TrainedRun, settings: ImageSettings, cams: CamSettings, affinity_model: str, output: str
-) -> Inputs:
+def open_inputs(job: JobSettings, scores: ScoreFolder | None = None) -> Inputs:
     """Opens the images and the models, and checks that they fit together.
 
     Args:
-        model: the trained model.
-        settings: which images are labeled.
-        cams: how CAMs are computed.
-        affinity_model: run directory or `.keras` file; empty without a walk.
-        output: the output folder, whose files are no images to be read.
+        job: the settings of the job.
+        scores: those of the model that are stored; where there are some it is not loaded here.
 
     Raises:
         UserError: the images lack tags, or have those of other classes; a model cannot be used.
     """
+    model, settings = job.model, job.images
     data = settings.data
     images = open_images(
         data,
         settings.split,
         images_per_shard=settings.images_per_shard,
         previews=settings.previews,
-        leave_out=output,
+        leave_out=(job.output.path, *([scores.path] if scores else [])),
     )
     collection = images.collection
-    if collection is None and cams.image_labels == "truth":
+    if collection is None and job.cams.image_labels == "truth":
         raise UserError(
             f"{data} is a folder of images without tags: pass `--image_labels predicted`, or make a "
             "collection of images and tags with `python -m wsss.prepare`."
         )
     _check_classes(model, collection, data)
-    classes = cams.handler.load_model().classes
+    known = scores.made_with.class_names if scores else ()
+    classes = len(known) or job.cams.handler.load_model().classes
     names = collection.class_names if collection else ()
-    names = names or model.class_names or tuple(f"class_{index + 1}" for index in range(classes))
+    names = names or known or model.class_names or tuple(f"class_{index + 1}" for index in range(classes))
     if len(names) != classes:
         raise UserError(f"The model knows {classes} classes, {data} has {len(names)}.")
-    affinity = _open_affinity_model(affinity_model, settings.max_side) if affinity_model else None
+    affinity = _open_affinity_model(job.affinity_model, settings.max_side) if job.affinity_model else None
     return Inputs(collection.directory if collection else data, images, names, affinity)
 
 

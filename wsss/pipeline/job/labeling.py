@@ -9,13 +9,16 @@ from dataclasses import replace
 import apache_beam as beam
 
 from wsss.common.errors import UserError
+from wsss.common.output_folder import same_place
 from wsss.pipeline import progress
 from wsss.pipeline.graph import LabelShards, WriteSettings
 from wsss.pipeline.graph_runner import GraphRunner
 from wsss.pipeline.job.calibration import Calibration, keep_calibration
 from wsss.pipeline.job.choices import Sampler, choose
 from wsss.pipeline.job.inputs import open_inputs
-from wsss.pipeline.job.settings import resolve
+from wsss.pipeline.job.score_folder import ScoreFolder, reusable_scores
+from wsss.pipeline.job.settings import JobSettings, resolve
+from wsss.pipeline.job.sources import ScoreSources
 from wsss.pipeline.job.unfinished import UnfinishedJob
 from wsss.pipeline.options import AUTO, LabelOptions
 from wsss.pipeline.output import LabelSettings, Layout, open_output
@@ -41,6 +44,9 @@ def make_pseudo_labels(
 ) -> LabelResult:
     """Labels all shards that are not finished yet, and writes the results of all.
 
+    Where `--overwrite` replaces labels with scores, and only what masks are made with has changed, they are
+    made from those scores, without inference.
+
     Args:
         options: `LabelOptions`.
         beam_argv: Beam's flags.
@@ -53,33 +59,55 @@ def make_pseudo_labels(
         UserError: the inputs or the output folder cannot be used.
     """
     settings = resolve(options, open_trained_run(options.model))
+    return carry_out(settings, reusable_scores(settings), beam_argv, announce)
+
+
+def carry_out(
+    settings: JobSettings,
+    scores: ScoreFolder | None,
+    beam_argv: Sequence[str],
+    announce: Callable[[str], None],
+) -> LabelResult:
+    """Carries out a job: see `make_pseudo_labels`.
+
+    Args:
+        settings: of the job.
+        scores: those of the model that are stored, or None.
+        beam_argv, announce: see `make_pseudo_labels`.
+
+    Raises:
+        UserError: the inputs or the output folder cannot be used, or there are no scores of all shards.
+    """
     model, output, threshold = settings.model, settings.output, settings.threshold
     if threshold.note:
         announce(threshold.note)
     instead = _check_flags(settings, beam_argv)
-    inputs = open_inputs(model, settings.images, settings.cams, settings.affinity_model, output.path)
+    inputs = open_inputs(settings, scores)
     made_with = LabelSettings(
         output.recorded, model.model_hash, inputs.class_names, inputs.affinity_model_hash
     )
+    shards = inputs.images.shards
+    sources = ScoreSources.of(settings, inputs, scores)
     folder = open_output(
         output.path,
         made_with,
-        inputs=(inputs.data, model.folder),
+        inputs=(inputs.data, *_results_read(settings)),
         overwrite=output.overwrite,
         written=written_files,
     )
     if settings.detach and folder.replaces:
         raise UserError("`--detach` goes with a new output, not with `--overwrite`. Name another `--output`.")
-    layout, shards = Layout.of(folder), inputs.images.shards
+    layout = Layout.of(folder)
     plan = plan_job(shards, layout)
     if plan.finished:
         announce(f"{plan.finished} of {len(shards)} shards are done already.")
     graphs = GraphRunner(inputs.images, layout, beam_argv)
-    cams = replace(settings.cams, collection=inputs.images.collection)
+    if scores and not settings.labels:
+        announce(_reuse(scores, sources, plan, output.scores))
     refinement, choice = choose(
         threshold.rule,
         replace(settings.refinement, affinity_predictor=inputs.affinity_predictor),
-        Sampler(graphs, cams),
+        Sampler(graphs, sources.of_all(shards)),
         layout,
         announce,
     )
@@ -91,7 +119,6 @@ def make_pseudo_labels(
         *(layout, len(inputs.class_names) + 1, files, output.scores, pictures),
         repeats=repeats_bundles(beam_argv),
     )
-    make_graph = functools.partial(LabelShards, cams, refinement, writing)
     constant = refinement.background.threshold
     job = UnfinishedJob(tuple(shard.name for shard in shards), inputs.images.name, threshold.rule, constant)
     if threshold.is_kept and constant is not None:
@@ -102,14 +129,33 @@ def make_pseudo_labels(
     if not is_local(beam_argv):
         job.keep(layout)
     if settings.detach and plan.todo:
-        return _detach(graphs.start(plan.todo, make_graph()), output.path, constant, announce)
-    label_shards(plan.todo, make_graph, settings.images_per_wave, graphs)
+        graph = LabelShards(sources.of_all(plan.todo), refinement, writing)
+        return _detach(graphs.start(plan.todo, graph), output.path, constant, announce)
+    for source, todo in sources.divide(plan.todo):
+        make_graph = functools.partial(LabelShards, source, refinement, writing)
+        label_shards(todo, make_graph, settings.images_per_wave, graphs)
     if instead:
         line = f"This was {instead}; no image is labeled"
         return LabelResult(output.path, 0, 0, None, constant, line, ())
     result = job.summarize(layout, made_with, choice)
     folder.publish()
     return replace(result, output=output.path)
+
+
+def _results_read(settings):
+    """The folders of earlier results that a job reads, which its output must not touch."""
+    if not settings.labels:
+        return [settings.model.folder]
+    return [] if same_place(settings.labels, settings.output.path) else [settings.labels]
+
+
+def _reuse(scores, sources, plan, are_kept):
+    """Says which masks are made from scores that are there."""
+    reused = sum(shard.name in sources.names for shard in plan.todo)
+    line = (
+        f"{reused} of {len(plan.todo)} shards are labeled from the scores in {scores.path}, not by the model."
+    )
+    return line if are_kept else f"{line} The scores go with the old labels; `--save_scores` keeps them."
 
 
 def _detach(job, output, threshold, announce):
@@ -130,7 +176,7 @@ def _check_flags(settings, beam_argv):
     if settings.detach:
         check_detach(beam_argv)
     paths = {
-        "model": settings.model.model_path,
+        **({"labels": settings.labels} if settings.labels else {"model": settings.model.model_path}),
         "affinity_model": settings.affinity_model,
         "data": settings.images.data,
         "output": settings.output.path,

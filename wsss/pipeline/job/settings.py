@@ -83,6 +83,7 @@ class JobSettings:
         output: what is written, and where.
         images_per_wave: see `wsss.pipeline.job.labeling.label_shards`.
         detach: whether the job on the cluster is left once it runs.
+        labels: folder of pseudo labels whose scores are taken; empty: those of the model.
     """
 
     model: TrainedRun
@@ -94,6 +95,7 @@ class JobSettings:
     output: OutputSettings
     images_per_wave: int
     detach: bool
+    labels: str = ""
 
 
 def resolve(options: LabelOptions, run: TrainedRun) -> JobSettings:

@@ -91,6 +91,7 @@ class FinishShards(beam.PTransform):
         file_names: dict of the shard's name to the name of its TFRecord file, or None without such files.
         pictures: how many of the worst and of the best images of a shard, by each measure, are kept as
             pictures for the report, beside those spaced evenly; 0 keeps none at all.
+        scores: whether the scores of the images were written.
         repeats: whether the runner repeats a bundle that raises.
     """
 
@@ -100,11 +101,12 @@ class FinishShards(beam.PTransform):
         file_names: dict[str, str] | None = None,
         *,
         pictures: int = 0,
+        scores: bool = False,
         repeats: bool = False,
     ):
         super().__init__()
-        self._settings = layout, file_names
-        self._in_bundle = _FinishInBundle(layout, file_names, pictures, repeats)
+        self._settings = layout, file_names, scores
+        self._in_bundle = _FinishInBundle(*self._settings, pictures, repeats)
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
         gather = beam.ParDo(self._in_bundle)
@@ -120,8 +122,9 @@ class FinishShards(beam.PTransform):
 class _FinishInBundle(beam.DoFn):
     """Finishes the shards that a bundle holds whole; of others, `(shard, ShardPart)` under `parts`."""
 
-    def __init__(self, layout, file_names, pictures, repeats):
-        self._layout, self._file_names = layout, file_names
+    def __init__(self, layout, file_names, scores, pictures, repeats):
+        self._layout, self._settings = layout, (layout, file_names, scores)
+        self._with_record = file_names is not None
         self._pictures, self._repeats = pictures, repeats
 
     def start_bundle(self) -> None:
@@ -131,13 +134,13 @@ class _FinishInBundle(beam.DoFn):
         shard = element.scored.input.shard if isinstance(element, LabeledImage) else element.shard
         if isinstance(element, Failure):
             count_failure(element)
-        part = ShardPart.of(element, self._file_names is not None, self._pictures)
+        part = ShardPart.of(element, self._with_record, self._pictures)
         part = self._parts[shard] + part if shard in self._parts else part
         self._parts[shard] = part
         if part.is_complete:
             if self._repeats:
                 _hand_back_once(shard, part.tally.failures, self._layout)
-            yield _finish(shard, self._parts.pop(shard), self._layout, self._file_names)
+            yield _finish(shard, self._parts.pop(shard), *self._settings)
 
     def finish_bundle(self) -> Iterator[Any]:
         for part in self._parts.items():
@@ -154,17 +157,17 @@ def _hand_back_once(shard, failures, layout):
         raise TransientFailures(f"{len(passing)} images of {shard} are tried again: {passing[0].reason}")
 
 
-def _finish_parts(shard_and_parts, layout, files):
+def _finish_parts(shard_and_parts, *settings):
     shard, parts = shard_and_parts
-    return _finish(shard, sum(parts, ShardPart()), layout, files)
+    return _finish(shard, sum(parts, ShardPart()), *settings)
 
 
-def _finish(shard: str, part: ShardPart, layout: Layout, files: dict[str, str] | None) -> str:
+def _finish(shard: str, part: ShardPart, layout: Layout, files: dict[str, str] | None, scores: bool) -> str:
     """Writes the files of a shard all of whose images are known, the manifest last."""
     assert part.end is not None  # each shard has one
     rows = sorted(part.rows, key=lambda row: row.image_id)
     records = None if files is None else write_record_file(layout, files[shard], part.records)
     image_ids = tuple(row.image_id for row in rows)
-    manifest = Manifest(shard, part.end.source, part.tally, image_ids, records)
+    manifest = Manifest(shard, part.end.source, part.tally, image_ids, records, scores)
     write_manifest(layout, manifest, rows, part.candidates)
     return shard

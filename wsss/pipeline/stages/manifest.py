@@ -44,6 +44,7 @@ class Manifest:
         tally: counts over its images, failures included.
         image_ids: the images with a mask, sorted; empty in manifests of version 0.1.0.
         records: of TFRecord output.
+        scores: whether there are score files of its images, as `ImageScores` reads them.
     """
 
     shard: str
@@ -51,6 +52,7 @@ class Manifest:
     tally: Tally
     image_ids: tuple[str, ...] = ()
     records: RecordFile | None = None
+    scores: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, see `from_json`."""
@@ -62,7 +64,7 @@ class Manifest:
         }
         if self.records is not None:
             value["records"] = asdict(self.records)
-        return value
+        return {**value, "scores": True} if self.scores else value
 
     @classmethod
     def from_json(cls, value: Any, path: str) -> "Manifest":
@@ -86,6 +88,7 @@ class Manifest:
             tally,
             fields.texts("image_ids", ()),
             records,
+            fields.get("scores", bool, False),
         )
 
 

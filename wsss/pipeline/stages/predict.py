@@ -149,6 +149,11 @@ class CamSettings:
     label_threshold: float = 0.5
     batch_size: int = 16
 
+    @property
+    def resource_hints(self) -> Mapping[str, Any]:
+        """Of the workers."""
+        return self.handler.get_resource_hints()
+
 
 class ComputeCAMs(beam.PTransform):
     """`InputShard`s to `ImageCams` and `Failure`s, with a `ShardEnd` after those of each shard.

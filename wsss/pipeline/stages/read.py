@@ -89,7 +89,7 @@ class ImageShards:
 
 
 def open_images(
-    data: str, split: str, *, images_per_shard: int = 64, previews: int = 0, leave_out: str = ""
+    data: str, split: str, *, images_per_shard: int = 64, previews: int = 0, leave_out: Sequence[str] = ()
 ) -> ImageShards:
     """Lists the shards of a collection's split, or hashes the images of a folder into shards.
 
@@ -98,7 +98,7 @@ def open_images(
         split: name of the split, or `all`; for a folder of images it only names the shards.
         images_per_shard: of a folder, how many images make a shard, about.
         previews: number of images in all of which pictures are wanted; they are spaced evenly.
-        leave_out: a folder whose files are no images to be read, such as the output within the folder.
+        leave_out: folders whose files are no images to be read, such as the output within the folder.
 
     Raises:
         UserError: there is neither, or two images of the collection have one id.

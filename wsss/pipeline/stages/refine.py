@@ -20,8 +20,10 @@ from wsss.inference.cam_scores import (
     merge_scales,
     normalize_probabilities,
     normalize_scores,
+    round_scores,
 )
 from wsss.pipeline.dead_letter import with_dead_letter
+from wsss.pipeline.output import ImageScores
 from wsss.pipeline.stages.read import InputImage
 
 PUBLISHED_WALKS = {"affinity": (8.0, 64), "edge": (10.0, 256)}  # exponent of the affinities, steps
@@ -53,6 +55,7 @@ class ScoredImage(NamedTuple):
         mask: uint8 `(height, width)`, or None before there is one.
         agreement: float32 `(len(class_ids),)`, how alike the CAMs of the views are, or None where not known.
         unrefined: the same without any refinement, or None where none was asked for.
+        by_model: what the model gave, which `scores` and `refined` are refined from; None where not known.
     """
 
     input: InputImage
@@ -63,6 +66,22 @@ class ScoredImage(NamedTuple):
     mask: np.ndarray | None = None
     agreement: np.ndarray | None = None
     unrefined: Unrefined | None = None
+    by_model: ImageScores | None = None
+
+    @classmethod
+    def of(cls, image: InputImage, by_model: ImageScores) -> "ScoredImage":
+        """An image before any refinement."""
+        scores, background = by_model.scores, by_model.background
+        refined = None if background is None else np.concatenate([background[None], scores])
+        return cls(
+            image,
+            by_model.class_ids,
+            scores,
+            by_model.classifier_scores,
+            refined,
+            agreement=by_model.agreement,
+            by_model=by_model,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,10 +125,11 @@ class RefinementSettings:
 
 
 def refinement_stages(settings: RefinementSettings) -> list[beam.PTransform]:
-    """The PTransforms from `ImageCams` to `ScoredImage`s with a mask, to be applied one after the other."""
+    """The PTransforms that give `ScoredImage`s a mask, to be applied one after the other."""
     background, preset = settings.background, settings.crf_preset
-    refines = bool(settings.stages) and settings.write == "masks"
-    stages: list[beam.PTransform] = [MergeScales(background if refines else None)]
+    stages: list[beam.PTransform] = []
+    if settings.stages and settings.write == "masks":
+        stages.append(KeepUnrefined(background))
     if "pamr" in settings.stages:
         stages.append(RefinePAMR())
     if "walk" in settings.stages:
@@ -129,17 +149,25 @@ class MergeScales(beam.PTransform):
     """`ImageCams` to `ScoredImage`s: CAMs of all scales summed at the size of the image and normalized.
 
     Probabilities of a segmentation network are averaged, and those of absent classes left out.
-
-    Args:
-        background: the `Background` of the mask that refined ones are compared with; None keeps no such mask.
     """
 
-    def __init__(self, background: Background | None = None):
+    def expand(self, image_cams: beam.PCollection) -> beam.PCollection:
+        return image_cams | with_dead_letter("refine", _merge_scales)
+
+
+class KeepUnrefined(beam.PTransform):
+    """Keeps, of each `ScoredImage` with a class, the mask that refined ones are compared with.
+
+    Args:
+        background: the `Background` of that mask.
+    """
+
+    def __init__(self, background: Background):
         super().__init__()
         self._background = background
 
-    def expand(self, image_cams: beam.PCollection) -> beam.PCollection:
-        return image_cams | with_dead_letter("refine", _merge_scales, self._background)
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
+        return scored | with_dead_letter("refine", _keep_unrefined, self._background)
 
 
 class LabelPixels(beam.PTransform):
@@ -252,19 +280,20 @@ class LabelIRN(beam.PTransform):
         return scored | with_dead_letter("refine", _label_irn, self._preset)
 
 
-def _merge_scales(cams, background):
+def _merge_scales(cams):
     size = (cams.input.record.height, cams.input.record.width)
     merged = merge_scales(cams.cams, cams.scaled_sizes, size)
-    probabilities = normalize_probabilities(merged) if cams.has_background else None
-    scored = ScoredImage(
-        cams.input,
-        cams.class_ids,
-        normalize_scores(merged) if probabilities is None else probabilities[1:],
-        cams.classifier_scores,
-        refined=probabilities,
-        agreement=cams.agreement,
-    )
-    if background is None or not scored.class_ids:
+    if cams.has_background:
+        probabilities = round_scores(normalize_probabilities(merged))
+        background, scores = probabilities[0], probabilities[1:]
+    else:
+        background, scores = None, round_scores(normalize_scores(merged))
+    by_model = ImageScores(cams.class_ids, scores, cams.classifier_scores, cams.agreement, background)
+    return ScoredImage.of(cams.input, by_model)
+
+
+def _keep_unrefined(scored, background):
+    if not scored.class_ids:
         return scored
     mask = _label_pixels(scored, background).mask
     return scored._replace(unrefined=Unrefined(mask, scored.scores.max(axis=0)))

@@ -24,8 +24,9 @@ from wsss.common.constants import IGNORE
 from wsss.common.schema import Fields
 from wsss.data.images import decode_image
 from wsss.pipeline.stages.describe import COLLAPSED, LOST, flags_of_refinement, score_contrast
-from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
+from wsss.pipeline.stages.predict import CamSettings
 from wsss.pipeline.stages.refine import RefinementSettings, ScoredImage, Unrefined, refinement_stages
+from wsss.pipeline.stages.scores import ScoreImages, StoredScores
 
 CANDIDATES: dict[str, tuple[str, ...]] = {"none": (), "pamr": ("pamr",), "crf": ("crf",), "walk": ("walk",)}
 # Most masks, as fractions of the images, that a refinement may flatten or take a class from, and the least
@@ -144,18 +145,23 @@ class ChooseRefinement(beam.PTransform):
     Images that fail are left out here; they are listed when they are labeled.
 
     Args:
-        cams: how CAMs are computed.
+        source: how scores are computed, or where they are stored.
         candidates: name to `RefinementSettings`.
         path: of the file.
     """
 
-    def __init__(self, cams: CamSettings, candidates: Mapping[str, RefinementSettings], path: str):
+    def __init__(
+        self,
+        source: CamSettings | StoredScores,
+        candidates: Mapping[str, RefinementSettings],
+        path: str,
+    ):
         super().__init__()
-        self._cams, self._candidates, self._path = cams, dict(candidates), path
+        self._source, self._candidates, self._path = source, dict(candidates), path
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        cams = shards | ComputeCAMs(self._cams)
-        counts = [cams | name >> _Measure(name, each) for name, each in self._candidates.items()]
+        scored = shards | ScoreImages(self._source)
+        counts = [scored | name >> _Measure(name, each) for name, each in self._candidates.items()]
         zeros = shards.pipeline | beam.Create([(name, np.zeros(5, np.int64)) for name in self._candidates])
         sums = (*counts, zeros) | beam.Flatten() | beam.CombinePerKey(sum)
         whole = sums | beam.combiners.ToDict()
@@ -163,14 +169,14 @@ class ChooseRefinement(beam.PTransform):
 
 
 class _Measure(beam.PTransform):
-    """`ImageCams` to pairs of a candidate's name and `measure_refinement`."""
+    """`ScoredImage`s to pairs of a candidate's name and `measure_refinement`."""
 
     def __init__(self, name, settings):
         super().__init__()
         self._name, self._settings = name, settings
 
-    def expand(self, image_cams: beam.PCollection) -> beam.PCollection:
-        elements = image_cams
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
+        elements = scored
         for stage in refinement_stages(self._settings):
             elements |= stage
         images = elements | "KeepImages" >> beam.Filter(lambda element: isinstance(element, ScoredImage))

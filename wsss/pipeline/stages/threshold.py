@@ -14,8 +14,9 @@ import numpy as np
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.common.schema import Fields
-from wsss.pipeline.stages.predict import CamSettings, ComputeCAMs
-from wsss.pipeline.stages.refine import MergeScales, ScoredImage
+from wsss.pipeline.stages.predict import CamSettings
+from wsss.pipeline.stages.refine import ScoredImage
+from wsss.pipeline.stages.scores import ScoreImages, StoredScores
 
 _MICRO = 1_000_000
 
@@ -49,16 +50,16 @@ class ChooseThreshold(beam.PTransform):
     Images that fail are left out here; they are listed when they are labeled.
 
     Args:
-        settings: `CamSettings`.
+        source: how scores are computed, or where they are stored.
         path: of the file.
     """
 
-    def __init__(self, settings: CamSettings, path: str):
+    def __init__(self, source: CamSettings | StoredScores, path: str):
         super().__init__()
-        self._settings, self._path = settings, path
+        self._source, self._path = source, path
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        scored = shards | ComputeCAMs(self._settings) | MergeScales()
+        scored = shards | ScoreImages(self._source)
         images = scored | "KeepImages" >> beam.Filter(lambda element: isinstance(element, ScoredImage))
         counts = images | "CountScores" >> beam.Map(count_scores)
         total = counts | beam.CombineGlobally(_AddCounts())

@@ -14,7 +14,7 @@ from wsss.data.records import format_example
 from wsss.data.tfrecord import write_records
 from wsss.pipeline import progress
 from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON
-from wsss.pipeline.output import Layout, encode_scores
+from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import RecordFile
 from wsss.pipeline.stages.refine import ScoredImage
@@ -40,7 +40,7 @@ class WriteImages(beam.PTransform):
     Args:
         layout: the `Layout`.
         masks: whether masks are written as single PNGs.
-        scores: whether scores are written.
+        scores: whether the scores that the model gave are written.
     """
 
     def __init__(self, layout: Layout, *, masks: bool = True, scores: bool = False):
@@ -59,7 +59,7 @@ def _write_image(labeled, layout, masks, scores):
     if masks:
         io.write_bytes(layout.free(layout.mask(image_id)), encode_mask(scored.mask, voc_palette()))
     if scores:
-        io.write_bytes(layout.free(layout.scores(image_id)), encode_scores(scored.scores, scored.class_ids))
+        io.write_bytes(layout.free(layout.scores(image_id)), scored.by_model.encode())
     if scored.input.preview:
         io.write_bytes(layout.free(layout.preview(image_id)), _preview(scored))
     _images_labeled.inc()
