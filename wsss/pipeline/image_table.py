@@ -15,7 +15,7 @@ from wsss.pipeline.output import Layout
 from wsss.pipeline.quality import ClassAreas, quality
 from wsss.pipeline.shown_images import ShownImages
 from wsss.pipeline.stages.describe import ImageRow
-from wsss.pipeline.stages.manifest import read_rows
+from wsss.pipeline.stages.manifest import stream_rows
 
 FILE = "images.csv"
 LISTED = 20  # most ids of one kind that are named in `summary.json` and in the report
@@ -123,7 +123,7 @@ class TableStatistics:
 def write_table(
     layout: Layout, shards: Sequence[str], class_names: Sequence[str], predicted: bool = False
 ) -> TableStatistics:
-    """Writes `images.csv`; one shard at a time is held in memory.
+    """Writes `images.csv`; a few shards at a time are in memory.
 
     The manifests are read twice: the quality of a mask also depends on how large its classes are elsewhere.
 
@@ -140,9 +140,8 @@ def write_table(
         UserError: a manifest is damaged.
     """
     statistics, areas = TableStatistics(), ClassAreas(predicted)
-    for shard in shards:
-        for row in read_rows(layout.manifest(shard)):
-            areas.add(row)
+    for _, row in stream_rows(layout, shards):
+        areas.add(row)
     means = areas.means()
     with io.open_write(layout.path(FILE)) as stream:
         text = text_io.TextIOWrapper(
@@ -150,11 +149,10 @@ def write_table(
         )
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow([*_COLUMNS, *(f"fraction_{name}" for name in ("background", *class_names))])
-        for shard in shards:
-            for row in read_rows(layout.manifest(shard)):
-                score = quality(row, areas.classes_of(row), means)
-                statistics.add(row, score, shard)
-                rows.writerow(_cells(row, score, class_names))
+        for shard, row in stream_rows(layout, shards):
+            score = quality(row, areas.classes_of(row), means)
+            statistics.add(row, score, shard)
+            rows.writerow(_cells(row, score, class_names))
         text.detach()
     return statistics
 

@@ -1,15 +1,16 @@
 """Planning: shards without a current manifest are labeled, outputs without an image are removed."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wsss.common import io
 from wsss.common.schema import Fields
 from wsss.data.dataset import shard_name
 from wsss.pipeline.output import RESULTS, Layout
-from wsss.pipeline.stages.manifest import Manifest, read_manifests
+from wsss.pipeline.stages.manifest import Manifest, stream_manifests
 from wsss.pipeline.stages.read import ImageShards, InputShard
+from wsss.pipeline.stages.score import Tally
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ def plan_job(shards: Sequence[InputShard], layout: Layout) -> Plan:
     Manifests of shards that changed or are gone are removed, and what they stood for is remembered for
     `remove_retired`.
     """
-    manifests = read_manifests(layout)
-    finished = {
-        shard.name
-        for shard in shards
-        if shard.name in manifests and _is_current(manifests[shard.name], shard)
-    }
-    outdated = [manifest for name, manifest in manifests.items() if name not in finished]
+    known = {shard.name: shard for shard in shards}
+    finished, outdated = set(), []
+    for manifest in stream_manifests(layout):
+        if manifest.shard in known and _is_current(manifest, known[manifest.shard]):
+            finished.add(manifest.shard)
+        else:
+            outdated.append(replace(manifest, tally=Tally()))  # without the counts, which take much memory
     if outdated:
         _retire(layout, outdated)
     if outdated or len(finished) < len(shards):  # they are about other labels than there are to be

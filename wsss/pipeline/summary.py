@@ -3,20 +3,21 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wsss.common import io
 from wsss.data.dataset import write_metadata
 from wsss.metrics import THRESHOLDS, ThresholdSweep, counts_of, iou, mean_iou
+from wsss.pipeline.dead_letter import Failure
 from wsss.pipeline.image_table import TableStatistics, write_table
 from wsss.pipeline.output import LabelSettings, Layout
 from wsss.pipeline.report import Metrics, Summary
 from wsss.pipeline.report_page import write_report
 from wsss.pipeline.stages.describe import FLAGS
-from wsss.pipeline.stages.manifest import Manifest
+from wsss.pipeline.stages.manifest import Manifest, RecordFile
 from wsss.pipeline.stages.refinement_choice import RefinementChoice
 from wsss.pipeline.stages.score import Tally
 
@@ -64,7 +65,7 @@ class LabelResult:
 
 def write_results(
     layout: Layout,
-    manifests: Sequence[Manifest],
+    manifests: Iterable[Manifest],
     settings: LabelSettings,
     *,
     name: str,
@@ -76,7 +77,7 @@ def write_results(
 
     Args:
         layout: the output's `Layout`.
-        manifests: of all shards, in order.
+        manifests: of all shards, in order; they are added up as they come.
         settings: what the labels were made with.
         name: of the collection, for TFRecord output.
         threshold: the background's score where it is a constant.
@@ -86,13 +87,13 @@ def write_results(
     Returns:
         `LabelResult`; its `output` is the folder of the `Layout`.
     """
-    tally = sum((manifest.tally for manifest in manifests), Tally())
+    total = _add_up(manifests)
+    tally = total.tally
     names = ("background", *settings.class_names)
     _write_errors(layout.path("errors.jsonl"), tally)
-    shards = [manifest.shard for manifest in manifests]
     stages = settings.options["refine"] if choice is None else list(choice.stages)
     predicted = settings.options["image_labels"] == "predicted"
-    table = write_table(layout, shards, settings.class_names, predicted)
+    table = write_table(layout, total.shards, settings.class_names, predicted)
     warnings = (
         *_warnings(tally, settings.options["image_labels"]),
         *_warnings_of_refinement(table, stages),
@@ -106,7 +107,7 @@ def write_results(
             "empty": table.flags["empty"],
             "failed_by_stage": dict(Counter(failure.stage for failure in tally.failures)),
         },
-        "shards": len(manifests),
+        "shards": len(total.shards),
         "class_pixels": _named(names, tally.class_pixels),
         "class_images": _named(names, tally.class_images),
         "mean_classifier_score": {
@@ -132,7 +133,7 @@ def write_results(
         metrics = _metrics(tally.confusion, tally.sweep, names, options, threshold, rule)
         io.write_json(layout.path("metrics.json"), metrics)
     if settings.options["output_format"] == "tfrecord":
-        _write_metadata(layout.root, manifests, name, settings)
+        _write_metadata(layout.root, total.records, name, settings)
     write_report(
         layout.root,
         Summary.from_json(summary, layout.path("summary.json")),
@@ -150,6 +151,27 @@ def write_results(
         warnings,
         empty=table.flags["empty"],
     )
+
+
+class _Total(NamedTuple):
+    """What the manifests of a job say together."""
+
+    tally: Tally
+    shards: list[str]
+    records: list[RecordFile]
+
+
+def _add_up(manifests: Iterable[Manifest]) -> _Total:
+    """Sums manifests, of which one at a time is needed."""
+    counts, total = Tally(), _Total(Tally(), [], [])
+    failures: list[Failure] = []
+    for manifest in manifests:
+        counts += replace(manifest.tally, failures=())
+        failures.extend(manifest.tally.failures)
+        total.shards.append(manifest.shard)
+        if manifest.records is not None:
+            total.records.append(manifest.records)
+    return total._replace(tally=replace(counts, failures=tuple(failures)))
 
 
 def _write_errors(path: str, tally: Tally) -> None:
@@ -297,9 +319,8 @@ def _warnings_of_refinement(table: TableStatistics, stages: Sequence[str]) -> It
             )
 
 
-def _write_metadata(root: str, manifests: Iterable[Manifest], name: str, settings: LabelSettings) -> None:
+def _write_metadata(root: str, records: Sequence[RecordFile], name: str, settings: LabelSettings) -> None:
     split = settings.options["split"]
-    records = [manifest.records for manifest in manifests if manifest.records is not None]
     write_metadata(
         root,
         name=name,

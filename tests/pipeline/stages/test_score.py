@@ -52,6 +52,33 @@ def test_a_tally_survives_json(tallies):
     assert Tally.from_state(json.loads(json.dumps(Tally().state()))).state() == Tally().state()
 
 
+def test_a_state_holds_what_is_not_zero_and_lists_of_earlier_versions_are_read(tallies):
+    tally = sum(tallies, Tally())
+    pixels = tally.state()["class_pixels"]
+    assert pixels["shape"] == [256]
+    assert pixels["counts"] == {str(label): int(tally.class_pixels[label]) for label in range(4)}
+    assert tally.state()["present_scores"] == tally.present_scores.tolist()  # no zeros: a list is shorter
+    lists = {name: getattr(tally, name).tolist() for name in ("class_pixels", "class_images", "confusion")}
+    assert Tally.from_state({**tally.state(), **lists}).state() == tally.state()
+
+
+@pytest.mark.parametrize(
+    ("shape", "counts"),
+    [
+        ([4], {"4": 1}),
+        ([4], {"-1": 1}),
+        ([10**6, 10**6], {}),
+        ([4], {"a": 1}),
+        ([-4], {"0": 1}),
+        ([], {"1": 1}),
+    ],
+)
+def test_counts_outside_of_their_shape_are_refused(shape, counts):
+    state = {**Tally().state(), "class_pixels": {"shape": shape, "counts": counts}}
+    with pytest.raises(ValueError, match=r"outside|invalid literal|negative"):
+        Tally.from_state(state)
+
+
 def test_a_truth_of_another_size_is_refused(tallies):
     record = make_records(1)[0]
     scored = ScoredImage(

@@ -12,7 +12,7 @@ from wsss.common.errors import UserError
 from wsss.common.schema import Fields
 from wsss.pipeline.output import PLANS, LabelSettings, Layout
 from wsss.pipeline.plan import remove_retired
-from wsss.pipeline.stages.manifest import read_manifests
+from wsss.pipeline.stages.manifest import stream_manifests
 from wsss.pipeline.stages.refinement_choice import RefinementChoice
 from wsss.pipeline.summary import LabelResult, write_results
 
@@ -65,18 +65,18 @@ class UnfinishedJob:
         Raises:
             UserError: shards are not finished.
         """
-        manifests = read_manifests(layout)
-        missing = sum(shard not in manifests for shard in self.shards)
+        found = set(layout.manifest_paths())
+        missing = sum(layout.manifest(shard) not in found for shard in self.shards)
         if missing:
             raise UserError(
                 f"{layout.root} lacks {missing} of {len(self.shards)} shards: the job runs, or has failed. "
                 "Gather the results when it has ended; the command that began it does what is missing."
             )
         io.remove_tree(layout.path(PLANS))
-        remove_retired(layout, manifests.values())
+        remove_retired(layout, stream_manifests(layout))
         result = write_results(
             layout,
-            [manifests[shard] for shard in self.shards],
+            stream_manifests(layout, self.shards),
             made_with,
             name=self.name,
             threshold=self.threshold,

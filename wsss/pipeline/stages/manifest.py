@@ -1,6 +1,7 @@
 """Manifests: the record of a finished shard, by which another run skips it."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from wsss.pipeline.stages.pictures import Candidates, Picture
 from wsss.pipeline.stages.score import Tally
 
 _REMEDY = "Remove it: its shard is then labeled again."
+_THREADS, _AT_A_TIME = 16, 32  # manifests that are read together
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,7 @@ class RecordFile:
 class Manifest:
     """What is known about a finished shard.
 
-    The file also holds the `ImageRow` of each image, see `read_rows`: those are not kept here, since all
-    manifests of a job are held in memory together.
+    The file also holds the `ImageRow` of each image and some pictures, see `read_rows` and `read_pictures`.
 
     Attributes:
         shard: its name.
@@ -122,7 +123,10 @@ def read_rows(path: str) -> Iterator[ImageRow]:
     Raises:
         UserError: the manifest is damaged.
     """
-    value = io.read_json(path)
+    yield from _rows_of(io.read_json(path), path)
+
+
+def _rows_of(value, path):
     rows = Fields(value, path, _REMEDY).get("rows", list, None)
     if rows is not None:
         yield from (ImageRow.from_json(row, path) for row in rows)
@@ -145,19 +149,53 @@ def read_pictures(path: str) -> dict[str, Picture]:
     return {image_id: Picture.from_json(value, path) for image_id, value in pictures.items()}
 
 
-def read_manifests(layout: Layout) -> dict[str, Manifest]:
-    """The manifests of all finished shards, by the shard's name.
+def stream_manifests(layout: Layout, shards: Iterable[str] | None = None) -> Iterator[Manifest]:
+    """Yields manifests, of which a few are in memory at a time: all together would take gigabytes.
+
+    Args:
+        layout: the output's `Layout`.
+        shards: names of finished shards, in order; None takes all that are finished.
 
     Raises:
         UserError: a manifest is damaged.
     """
+    paths = layout.manifest_paths() if shards is None else map(layout.manifest, shards)
+    for path, value in read_ahead(io.read_json, paths):
+        yield Manifest.from_json(value, path)
 
-    def read(path: str) -> Manifest:
-        return Manifest.from_json(io.read_json(path), path)
 
-    with ThreadPoolExecutor(16) as pool:  # remote files take their time, not ours
-        manifests = list(pool.map(read, layout.manifest_paths()))
-    return {manifest.shard: manifest for manifest in manifests}
+def stream_rows(layout: Layout, shards: Iterable[str]) -> Iterator[tuple[str, ImageRow]]:
+    """Yields the name of its shard and the row of each image, failed ones included, shard by shard.
+
+    Args:
+        layout: the output's `Layout`.
+        shards: names of finished shards, in order.
+
+    Raises:
+        UserError: a manifest is damaged.
+    """
+    names, paths = itertools.tee(shards)
+    contents = read_ahead(io.read_json, map(layout.manifest, paths))
+    for shard, (path, value) in zip(names, contents, strict=True):
+        for row in _rows_of(value, path):
+            yield shard, row
+
+
+def read_ahead(read: Callable[[str], Any], paths: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yields each path with what a function reads there, in order; 32 at a time in threads and in memory."""
+    paths = iter(paths)
+    with ThreadPoolExecutor(_THREADS) as pool:  # remote files take their time, not ours
+        while some := list(itertools.islice(paths, _AT_A_TIME)):
+            yield from zip(some, pool.map(read, some), strict=True)
+
+
+def read_manifests(layout: Layout) -> dict[str, Manifest]:
+    """The manifests of all finished shards, by the shard's name, all in memory; see `stream_manifests`.
+
+    Raises:
+        UserError: a manifest is damaged.
+    """
+    return {manifest.shard: manifest for manifest in stream_manifests(layout)}
 
 
 def written_files(folder: str) -> list[str] | None:
@@ -167,19 +205,24 @@ def written_files(folder: str) -> list[str] | None:
     those, of an image that could not be labeled, say, is the user's.
     """
     layout, names = Layout(folder), Layout("")
+    shards: list[str] = []
+    as_records: list[str] = []
+    image_ids: list[str] = []
     try:
-        manifests = read_manifests(layout)
+        for manifest in stream_manifests(layout):
+            shards.append(manifest.shard)
+            image_ids.extend(manifest.image_ids)
+            if manifest.records is not None:
+                as_records.append(manifest.records.name)
         summary = Fields(io.read_json(layout.path("summary.json")), layout.path("summary.json"), "")
         labeled = summary.object("images").get("labelled", int)
     except (FileNotFoundError, UserError):
         return None
-    image_ids = [image_id for manifest in manifests.values() for image_id in manifest.image_ids]
     if len(image_ids) != labeled or io.exists(layout.path("retired.json")):
         return None
-    as_records = [manifest.records.name for manifest in manifests.values() if manifest.records]
     pictures = (names.scores, names.preview) if as_records else (names.mask, names.scores, names.preview)
     return [
         *(pattern for pattern in OWNED if "*" not in pattern),
-        *("labels.labels.txt", *map(names.manifest, manifests), *as_records),
+        *("labels.labels.txt", *map(names.manifest, shards), *as_records),
         *(picture(image_id) for image_id in image_ids for picture in pictures),
     ]

@@ -1,6 +1,7 @@
 """Counts of a shard: images, failures, pixels of each class, and agreement with the true masks."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from wsss.pipeline.dead_letter import Failure
 from wsss.pipeline.stages.refine import ScoredImage
 
 _MICRO = 1_000_000
+_MOST_COUNTS = 1 << 20  # in an array of a tally; of 255 classes there are 65,280
 
 
 def _no_counts():
@@ -55,18 +57,23 @@ class Tally:
         return Tally(*(a if b is None else b if a is None else a + b for a, b in pairs))
 
     def state(self) -> dict[str, Any]:
-        """The counts as plain lists and numbers, for JSON; see `from_state`."""
+        """The counts as plain values for JSON, see `from_state`; of arrays of zeros, what is not zero."""
         state = {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
         state["failures"] = [failure._asdict() for failure in sorted(self.failures)]
-        state["sweep"] = None if self.sweep is None else self.sweep.state()
+        if self.sweep is not None:
+            sweep = self.sweep.state()
+            state["sweep"] = {**sweep, "histogram": _plain(np.asarray(sweep["histogram"], np.int64))}
         return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Tally":
-        """The counts that `state` described."""
-        values = {key: _counts(value) for key, value in state.items() if key != "failures"}
+        """The counts that `state` described, in this version or an earlier one."""
+        values = {key: _counts(value) for key, value in state.items() if key not in ("failures", "sweep")}
         values["failures"] = tuple(Failure(**failure) for failure in state["failures"])
-        values["sweep"] = None if state["sweep"] is None else ThresholdSweep.from_state(state["sweep"])
+        sweep = state["sweep"]
+        if sweep is not None:
+            sweep = ThresholdSweep.from_state({**sweep, "histogram": _counts(sweep["histogram"])})
+        values["sweep"] = sweep
         return cls(**values)
 
 
@@ -123,8 +130,27 @@ def _count_scores(scores):
 
 
 def _plain(value):
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    """An array as lists, or as its shape and what is not zero by flat position, where that is shorter."""
+    if not isinstance(value, np.ndarray):
+        return value
+    places = np.flatnonzero(value)
+    if 2 * len(places) >= value.size:
+        return value.tolist()
+    return {
+        "shape": list(value.shape),
+        "counts": dict(zip(map(str, places.tolist()), value.flat[places].tolist(), strict=True)),
+    }
 
 
 def _counts(value):
-    return np.asarray(value, np.int64) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return np.asarray(value, np.int64)
+    if not isinstance(value, dict):
+        return value
+    shape, places = tuple(value["shape"]), [int(place) for place in value["counts"]]
+    size = math.prod(shape)
+    if size > _MOST_COUNTS or not all(0 <= place < size for place in places):
+        raise ValueError(f"counts of shape {shape}, or outside of it")
+    counts = np.zeros(size, np.int64)
+    counts[places] = list(value["counts"].values())
+    return counts.reshape(shape)
