@@ -139,6 +139,16 @@ def test_figures_of_the_validation_reach_the_callbacks_behind_it(tmp_path):
     assert [row["val_miou"] for row in read_history(path)] == ["0.5", "0.5"]
 
 
+def test_epochs_after_which_no_evaluation_is_due_have_losses_alone(tmp_path):
+    path = str(tmp_path / "history.csv")
+
+    validation = Validation(lambda model: {"map": 0.5}, lambda epoch: epoch == 1)
+    fit(make_model(), make_data(), [validation, HistoryFile(path)])
+    rows = read_history(path)
+    assert [row["val_map"] for row in rows] == ["", "0.5"]
+    assert all(row["loss"] for row in rows)
+
+
 def test_summaries_hold_scalars_and_pictures(tmp_path):
     pictures = np.zeros((2, 4, 6, 3), np.uint8)
     fit(make_model(), make_data(), [Summaries(str(tmp_path), lambda model: pictures)])
@@ -152,6 +162,17 @@ def test_summaries_hold_scalars_and_pictures(tmp_path):
     width, height, first, _ = tf.make_ndarray(found["cam"][0].tensor)
     assert (width, height) == (b"6", b"4")
     assert tf.io.decode_png(first).shape == (4, 6, 3)
+
+
+def test_summaries_draw_where_it_is_due(tmp_path):
+    drawn = []
+
+    def draw(model):
+        drawn.append(model)
+        return np.zeros((1, 4, 4, 3), np.uint8)
+
+    fit(make_model(), make_data(), [Summaries(str(tmp_path), draw, lambda epoch: epoch == 1)])
+    assert len(drawn) == 1
 
 
 def test_summaries_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):

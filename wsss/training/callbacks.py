@@ -192,15 +192,20 @@ class Validation(keras.callbacks.Callback):
 
     Args:
         evaluate: function of the model that returns a dictionary of metrics.
+        is_due: function of the epoch, from 0, that returns whether the model is evaluated after it.
     """
 
-    def __init__(self, evaluate: Callable[[keras.Model], dict[str, float]]):
+    def __init__(
+        self,
+        evaluate: Callable[[keras.Model], dict[str, float]],
+        is_due: Callable[[int], bool] = lambda epoch: True,
+    ):
         super().__init__()
-        self._evaluate = evaluate
+        self._evaluate, self._is_due = evaluate, is_due
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Evaluates, unless the run was stopped."""
-        if logs is not None and not self.model.stop_training:
+        """Evaluates where it is due, unless the run was stopped."""
+        if logs is not None and self._is_due(epoch) and not self.model.stop_training:
             logs.update({f"val_{name}": value for name, value in self._evaluate(self.model).items()})
 
 
@@ -248,12 +253,18 @@ class Summaries(keras.callbacks.Callback):
     Args:
         directory: where the event files go.
         draw: function of the model that returns uint8 RGB pictures `(count, height, width, 3)`, or None.
+        is_due: function of the epoch, from 0, that returns whether pictures are drawn after it.
     """
 
-    def __init__(self, directory: str, draw: Callable[[keras.Model], np.ndarray] | None = None):
+    def __init__(
+        self,
+        directory: str,
+        draw: Callable[[keras.Model], np.ndarray] | None = None,
+        is_due: Callable[[int], bool] = lambda epoch: True,
+    ):
         super().__init__()
         self._directory = directory
-        self._draw = draw
+        self._draw, self._is_due = draw, is_due
         self._file: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -261,12 +272,12 @@ class Summaries(keras.callbacks.Callback):
         self._file = self._file or _EventFile(self._directory)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes one point per metric, and one row of pictures."""
+        """Writes one point per metric, and one row of pictures where they are due."""
         values = [
             _summary_value(name, np.float32(value), "scalars", data_class=1)
             for name, value in (logs or {}).items()
         ]
-        if self._draw is not None:
+        if self._draw is not None and self._is_due(epoch):
             pictures = self._draw(self.model)
             height, width = (str(side).encode() for side in pictures.shape[1:3])
             encoded = [tf.io.encode_png(picture).numpy() for picture in pictures]

@@ -1,6 +1,7 @@
 """The training loop around `Model.fit`: build, restore, fit, restart, save."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from wsss.training.run_dir import RunDirectory, describe
 from wsss.training.state import Progress, read_progress
 
 LONGEST_EVALUATED = 512  # pixels, of images that are evaluated after an epoch
+EVALUATED_STEPS = 20  # least steps between evaluations, of runs with more than ten
 RESTARTS = 1  # how often a network that does not learn is trained once more
 RESTART_FACTOR = 0.1  # on the learning rate
 
@@ -228,15 +230,36 @@ def make_evaluator(options: TrainingOptions, collection: Collection) -> Any:
     )
 
 
+def is_evaluated_after(epoch: int, *, epochs: int, steps: int) -> bool:
+    """Whether the model is evaluated after an epoch: after the last one, and often enough before.
+
+    An evaluation costs as much as many steps. The epochs of small collections have few, so that not each is
+    followed by one; but the evaluations are at most `EVALUATED_STEPS` apart, or at least ten.
+
+    Args:
+        epoch: from 0.
+        epochs: of the whole run.
+        steps: of an epoch.
+
+    Example:
+        >>> print(*(epoch for epoch in range(45) if is_evaluated_after(epoch, epochs=45, steps=4)))
+        3 7 11 15 19 23 27 31 35 39 43 44
+    """
+    interval = max(1, min(EVALUATED_STEPS // steps, epochs // 10))
+    return (epoch + 1) % interval == 0 or epoch + 1 == epochs
+
+
 def make_callbacks(
     options: TrainingOptions, run: RunDirectory, collection: Collection
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that record a run, in the order in which they see the logs."""
     evaluator = make_evaluator(options, collection)
+    steps = steps_per_epoch(collection, options.split, options.batch_size)
+    is_due = functools.partial(is_evaluated_after, epochs=options.passes, steps=steps)
     return [
-        *([callbacks.Validation(evaluator)] if evaluator else []),
+        *([callbacks.Validation(evaluator, is_due)] if evaluator else []),
         callbacks.HistoryFile(run.history),
-        callbacks.Summaries(run.tensorboard, evaluator.pictures if evaluator else None),
+        callbacks.Summaries(run.tensorboard, evaluator.pictures if evaluator else None, is_due),
         *([] if on_terminal() else [callbacks.PlainProgress(interval=options.progress_seconds)]),
     ]
 
