@@ -32,7 +32,7 @@ setup(
     entry_points={"console_scripts": ["wsss = wsss.__main__:main"]},
     install_requires=[
         "tensorflow>=2.18",  # the backend that is shipped; tf.data and tf.distribute
-        "keras>=3.8",
+        "keras>=3.12",  # 3.12: `searchsorted` in graphs, `remat`
         "apache-beam[gcp]>=2.65",  # the pipeline; gcp: Dataflow and gs://
         "tensorflow-datasets>=4.9.7",  # the format on disk
         "google-cloud-storage>=2.19",

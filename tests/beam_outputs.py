@@ -12,7 +12,8 @@ def outputs_of(transform, elements):
     """Lists of what comes out of a transform: the failures, last, and all else before."""
     _caught.clear()
     with make_pipeline() as pipeline:
-        _ = pipeline | beam.Create(elements) | transform | "Catch" >> beam.Map(_catch)
+        given = pipeline | beam.Create([None]) | "Given" >> beam.FlatMap(lambda _: elements)
+        _ = given | transform | "Catch" >> beam.Map(_catch)
     failures = [element for element in _caught if isinstance(element, Failure)]
     return [element for element in _caught if not isinstance(element, Failure)], failures
 

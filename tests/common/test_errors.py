@@ -55,6 +55,22 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(capsys, error, parts, 
     assert all(part in line for part in parts)
 
 
+@pytest.mark.parametrize(("flags", "heard"), [([], False), (["-W", "default"], True)])
+def test_announcements_of_other_packages_are_heard_only_on_request(flags, heard):
+    code = (
+        "import warnings\n"
+        "from wsss.common.errors import UserError, program\n"
+        "@program\n"
+        "def main(argv=None):\n"
+        "    warnings.warn('Version 9 will need Python 4.', FutureWarning)\n"
+        "    raise UserError('no such file')\n"
+        "main([])\n"
+    )
+    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True)
+    assert ("Python 4" in done.stderr) == heard
+    assert done.stderr.splitlines()[-1] == "error: no such file"
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -41,7 +41,7 @@ def reordered(mask):
 
 
 CODINGS = {
-    "16 bits": (lambda mask: saved(Image.fromarray(mask.astype(np.uint16))), "mode I;16"),
+    "16 bits": (lambda mask: saved(Image.fromarray(mask.astype(np.uint16))), "mode I"),
     "RGB": (lambda mask: saved(Image.fromarray(voc_palette()[mask])), "colors of their palette"),
     "another palette": (reordered, "colors of their palette"),
     "swapped numbers": (lambda mask: encode_mask(np.array([0, 2, 1], np.uint8)[mask]), "images contradict"),

@@ -13,7 +13,7 @@ from typing import Any
 def producer(tensor: Any) -> Any:
     """The operation, most often a layer, that a symbolic Keras tensor is the output of.
 
-    Private: `KerasTensor._keras_history`, Keras 3.8 to 3.15.
+    Private: `KerasTensor._keras_history`, Keras 3.12 to 3.15.
     """
     return tensor._keras_history.operation
 
@@ -21,7 +21,7 @@ def producer(tensor: Any) -> Any:
 def flat_layers(model: Any) -> list[Any]:
     """All layers of a model, those of nested models too, in the model's order.
 
-    Private: `Layer._flatten_layers`, Keras 3.8 to 3.15.
+    Private: `Layer._flatten_layers`, Keras 3.12 to 3.15.
     """
     return list(model._flatten_layers(include_self=False, recursive=True))
 
@@ -29,7 +29,7 @@ def flat_layers(model: Any) -> list[Any]:
 def own_variables(layer: Any) -> list[Any]:
     """The weights that a layer itself has, without those of layers within it, in the order they were made.
 
-    Private: `Layer._trainable_variables` and `_non_trainable_variables`, Keras 3.8 to 3.15.
+    Private: `Layer._trainable_variables` and `_non_trainable_variables`, Keras 3.12 to 3.15.
     """
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
@@ -37,7 +37,7 @@ def own_variables(layer: Any) -> list[Any]:
 def build_symbolically(model: Any, batch: Sequence[Any]) -> None:
     """Builds the metrics of a compiled model from symbolic tensors, so that `fit` no longer needs a batch.
 
-    Private: `Trainer._symbolic_build` and `_maybe_symbolic_build`, Keras 3.8 to 3.15.
+    Private: `Trainer._symbolic_build` and `_maybe_symbolic_build`, Keras 3.12 to 3.15.
 
     Args:
         model: a compiled `keras.Model`.
@@ -50,7 +50,7 @@ def build_symbolically(model: Any, batch: Sequence[Any]) -> None:
 def without_autocast() -> Any:
     """Context in which variables are read in their own number format, also within a layer of another.
 
-    Private: `keras.src.backend.common.variables.AutocastScope`, Keras 3.8 to 3.15.
+    Private: `keras.src.backend.common.variables.AutocastScope`, Keras 3.12 to 3.15.
     """
     from keras.src.backend.common.variables import AutocastScope
 

@@ -1,10 +1,12 @@
 """Errors at the border to the user: what a user can mend ends in one line and an exit code."""
 
+import contextlib
 import errno
 import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 # What a path, a disk or the network refuses. Other numbers are left to show a fault of ours.
@@ -49,7 +51,8 @@ def program(main: Callable) -> Callable:
     def run(argv: Sequence[str] | None = None) -> int:
         _print_in_any_encoding()
         try:
-            return main(argv)
+            with _without_advice_to_developers():
+                return main(argv)
         except BrokenPipeError:  # `… | head` closed our output: not worth a traceback
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
@@ -121,6 +124,18 @@ def _causes(error):
         seen.append(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return seen
+
+
+@contextlib.contextmanager
+def _without_advice_to_developers():
+    """Hides what packages announce for their next versions, unless Python was started with `-W`.
+
+    Google's clients do so on import, in several lines each: of Python, and of the packages that they use.
+    """
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _print_in_any_encoding():

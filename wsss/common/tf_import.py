@@ -17,11 +17,12 @@ import subprocess
 import sys
 
 # What is logged on every healthy start: all of level "info", and that there is no GPU (303: no driver).
+# Lines begin with the level and the day, or before TensorFlow 2.19 with the date and the level.
+_INFO, _ERROR = (rb"(?:%s\d{4}|\d{4}-\S+ \S+: %s) " % (level, level) for level in (b"I", b"[EW]"))
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
-    rb"|I\d{4} "
-    rb"|E\d{4} .*failed call to cuInit.*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
-    rb"|[EW]\d{4} .*(Unable to register cu\w+ factory|computation placer already registered)"
+    rb"|" + _INFO + rb"|" + _ERROR + rb".*failed call to cuInit.*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
+    rb"|" + _ERROR + rb".*(Unable to register cu\w+ factory|computation placer already registered)"
 )
 
 

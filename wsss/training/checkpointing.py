@@ -37,12 +37,10 @@ class CheckpointedNetwork:
 
     Raises:
         ValueError: a layer has an activity regularizer, or another loss of its own outputs, which a
-            segment would lose; or this version of Keras has no `keras.remat`.
+            segment would lose.
     """
 
     def __init__(self, network: keras.Model):
-        if not hasattr(keras, "remat"):
-            raise ValueError(f"Gradient checkpointing needs Keras 3.9 or later. Found: {keras.__version__}.")
         parts, self._image, self._outputs = _cut(network)
         self._segments = [_Segment(part) for part in parts]
 
