@@ -11,6 +11,7 @@ from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.manifest import read_manifests
 from wsss.prepare import main as prepare
 from wsss.pseudo_labels import main as label
+from wsss.relabel import main as relabel
 
 # Prism is ended while workers in this process still answer it, and their threads report that.
 pytestmark = [
@@ -45,6 +46,15 @@ def test_a_collection_prepared_on_prism_has_the_bytes_of_a_local_run(folder, tmp
 def test_labels_made_on_prism_have_the_bytes_of_a_local_run(folder, tmp_path, prism, settings):
     for name, flags in (("local", ()), ("prism", prism)):
         assert label_images(folder, tmp_path / name, *SETTINGS[settings], *flags) == 0
+    assert tree(tmp_path / "prism") == tree(tmp_path / "local")
+
+
+def test_masks_made_anew_on_prism_have_the_bytes_of_a_local_run(folder, tmp_path, prism):
+    assert label_images(folder, tmp_path / "labels", "--save_scores") == 0
+    change = ("--background_threshold=auto", "--refine=crf", "--crf_preset=fast")
+    for name, flags in (("local", ()), ("prism", prism)):
+        output = ("--output", str(tmp_path / name))
+        assert relabel([str(tmp_path / "labels"), *output, *change, *flags]) == 0
     assert tree(tmp_path / "prism") == tree(tmp_path / "local")
 
 

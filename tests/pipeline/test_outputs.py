@@ -30,6 +30,7 @@ from wsss.metrics import ThresholdSweep, confusion_matrix, counts_of, mean_iou
 from wsss.pipeline.output import decode_scores
 from wsss.pipeline.summary import describe_scores
 from wsss.predict import main as predict
+from wsss.relabel import main as relabel
 from wsss.report import main as report
 
 SCALES = (0.5, 1.0)  # those of `tests.pseudo_label_cases.FLAGS`
@@ -247,6 +248,14 @@ def test_everything_may_lie_in_a_bucket(labels, run, records, tmp_path, monkeypa
                 assert io.read_bytes(remote[name]) == content
         assert evaluate(["--predictions", f"{bucket}/labels", "--truth", f"{bucket}/data"]) == 0
         assert evaluate(["--predictions", f"{bucket}/labels/scores", "--truth", f"{bucket}/data"]) == 0
+
+        change = ("--background_threshold", "0.45", "--overwrite")
+        assert relabel([f"{bucket}/labels", "--output", f"{bucket}/anew", *change]) == 0
+        assert label(f"{bucket}/labels", f"{bucket}/run", *flags, *change) == 0
+        assert "3 of 3 shards are labeled from the scores" in capsys.readouterr().out
+        changed = [io.list_files(f"{bucket}/{name}/masks/**") for name in ("anew", "labels")]
+        assert [io.read_bytes(path) for path in changed[0]] == [io.read_bytes(path) for path in changed[1]]
+        assert len(changed[0]) == 12
 
         io.write_bytes(f"{bucket}/photos/a.png", records[0].image_bytes)
         predicted = (

@@ -131,6 +131,29 @@ def test_masks_are_replaced_in_place_with_overwrite_only_and_keep_their_scores(l
     assert "would be lost" in capsys.readouterr().err
 
 
+def test_replacing_masks_goes_on_after_a_stop(labels, tmp_path, monkeypatch):
+    folder = tmp_path / "labels"
+    shutil.copytree(labels, folder)
+    write, stopped = io.write_json, []
+
+    def stop(path, value):
+        if "/manifests/" in str(path) and len(stopped) < 2:
+            stopped.append(path)
+            if len(stopped) == 2:
+                raise KeyboardInterrupt
+        write(path, value)
+
+    change = [str(folder), "--background_threshold", "0.45", "--overwrite"]
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "write_json", stop)
+        assert relabel(change) == 130
+    for name, content in tree(labels).items():
+        assert name == "wsss_output.json" or tree(folder)[name] == content
+    assert relabel(change) == 0
+    assert relabel([str(labels), "--output", str(tmp_path / "anew"), *change[1:], "--save_scores"]) == 0
+    assert tree(folder) == tree(tmp_path / "anew")
+
+
 def test_pseudo_labels_with_another_threshold_take_the_scores_that_are_there(
     labels, run, tmp_path, no_inference, capsys
 ):

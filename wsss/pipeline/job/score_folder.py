@@ -58,7 +58,7 @@ class ScoreFolder:
 
     def usable(self, shards: Iterable[InputShard]) -> frozenset[str]:
         """Names of the shards all of whose images a model would give the scores that are stored."""
-        files = set(io.list_files(io.join(io.escape(self.path), SCORES, "**", "*.npz")))
+        files = set(io.list_files(io.join(io.escape(self.path), SCORES, "**")))
         names = set()
         for shard in shards:
             manifest = self.manifests.get(shard.name)
