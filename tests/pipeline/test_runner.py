@@ -215,3 +215,11 @@ def test_a_job_that_failed_is_one_line_with_its_page_and_the_reason(message, rea
 def test_what_runs_nothing_is_known_by_its_flags(flag, instead):
     assert runs_nothing([flag]) == instead
     assert not runs_nothing([])
+
+
+def test_a_job_server_that_does_not_answer_is_one_line():
+    flags = ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--job_server_timeout=1"]
+    pipeline = make_pipeline([*flags, "--environment_type=LOOPBACK"])
+    _ = pipeline | beam.Create([0])
+    with pytest.raises(UserError, match="No job server answers at `--job_endpoint`"):
+        run(pipeline)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
@@ -43,6 +44,7 @@ _ERROR_LOGGERS = (
     "apache_beam.runners.worker.data_plane",
     "apache_beam.runners.portability.local_job_service",
 )
+_CLIENT_LIBRARIES = ("google", "grpc")
 # How an exception ends in the text of a traceback: its last line, and in it what an `OSError` says.
 _STEP = re.compile(r" \[while running '[^']*'\]")
 _RAISED = re.compile(
@@ -142,7 +144,18 @@ def _submit(pipeline):
     try:
         return pipeline.run()
     except Exception as error:
-        raise _root_cause(error) from error
+        cause = _root_cause(error)
+        if cause is error and type(error).__module__.split(".")[0] in _CLIENT_LIBRARIES:
+            raise UserError(_refusal(error)) from error
+        raise cause from error
+
+
+def _refusal(error):
+    """The line for an error of the library through which a job is submitted."""
+    if isinstance(error, grpc.FutureTimeoutError):
+        return "No job server answers at `--job_endpoint`. Start it, or name another address."
+    details = error.details() if isinstance(error, grpc.Call) else str(error)
+    return f"The cluster does not take the job: {' '.join(details.split())}"
 
 
 def _wait(result, pipeline):
