@@ -32,6 +32,7 @@ PRIVATE_NAMES = re.compile(r"\w*(?<![a-z])share(?![a-z])\w*|scores keys")
 ALLOWED = {
     *("labelled", "unlabelled", "wrongly_labelled"),  # a key of summary.json; reasons in errors.jsonl
     "was_cancelled",  # a key of Label Studio's tasks
+    "JOB_STATE_CANCELLED",  # of Dataflow's API
     *("undecided", "undecided_counts_as"),  # `--undecided` of `wsss.evaluate`, and what it wrote
     "drawn_things",  # names the shards of the built-in collection
 }

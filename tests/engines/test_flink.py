@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+RUNNER_FLAGS = ("--object_reuse", "--max_bundle_size=2")  # which Beam's Python does not know
 SETTINGS = {
     "png": ("--save_scores",),
     "tfrecord, crf, threshold chosen": (
@@ -42,7 +43,10 @@ def test_a_collection_prepared_by_the_flink_runner_has_the_bytes_of_a_local_run(
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_labels_made_on_flink_have_the_bytes_of_a_local_run(folder, tmp_path, flink, settings):
-    for name, flags in (("local", ()), ("flink", (*flink.flags, "--environment_type=LOOPBACK"))):
+    for name, flags in (
+        ("local", ()),
+        ("flink", (*flink.flags, *RUNNER_FLAGS, "--environment_type=LOOPBACK")),
+    ):
         assert label_images(folder, tmp_path / name, *SETTINGS[settings], *flags) == 0
     assert tree(tmp_path / "flink") == tree(tmp_path / "local")
 

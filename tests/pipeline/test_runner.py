@@ -175,6 +175,19 @@ class ClusterPipeline:
             raise self._cancel
 
 
+def test_a_cluster_shows_neither_tracebacks_nor_flags_that_beam_does_not_know(caplog):
+    class FailingPipeline(ClusterPipeline):
+        def wait_until_finish(self):
+            logging.getLogger().error("java.lang.RuntimeException: Traceback (most recent call last): …")
+            raise RuntimeError("Quota exceeded.")
+
+    flags = ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--object_reuse"]
+    make_pipeline(flags).options.get_all_options()
+    with pytest.raises(UserError, match="Quota exceeded"):
+        run(FailingPipeline(None))
+    assert not caplog.records
+
+
 def test_an_interrupt_cancels_the_job_on_the_cluster(caplog):
     pipeline = ClusterPipeline(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):

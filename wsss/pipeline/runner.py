@@ -31,14 +31,21 @@ from wsss.pipeline.remote_job import RemoteJob
 
 _logger = logging.getLogger(__name__)
 _LOCAL_RUNNERS = frozenset({"direct", "fnapi"})
-# Warnings of Beam in every local run, though nothing is amiss; those of workers come from the second logger.
-_LOGGERS = (None, "apache_beam.runners.portability.local_job_service")
+# Warnings of Beam in every run, though nothing is amiss; those of local workers come from the second logger.
+_LOGGERS = (
+    None,
+    "apache_beam.runners.portability.local_job_service",
+    "apache_beam.options.pipeline_options",
+)
 _NOTES = (
     "Resource module is not available",  # of each model, where torch is not installed
     "No semi_persistent_directory found",
-    "Discarding unparseable args: [\\'--direct_runner_use_stacked_bundle",  # Beam's own, which it adds itself
+    # Of Beam's own flags and those that only a cluster's runner knows; `split_arguments` refuses others.
+    "Discarding unparseable args",
+    "Unparseable argument",
 )
 _ERROR_LOGGERS = (
+    None,  # of what a cluster says of a job that fails
     "apache_beam.runners.common",
     "apache_beam.runners.worker.sdk_worker",
     "apache_beam.runners.worker.data_plane",
@@ -96,9 +103,9 @@ def make_pipeline(beam_argv: Sequence[str] = ()) -> beam.Pipeline:
         UserError: a runner that Beam does not know.
     """
     options = _options(beam_argv)
+    for logger in _LOGGERS:
+        logging.getLogger(logger).addFilter(_is_of_use)
     if is_local(beam_argv):
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(_is_of_use)
         return beam.Pipeline(runner=compat.local_beam_runner(options), options=options)
     name = options.view_as(StandardOptions).runner
     try:
