@@ -52,6 +52,8 @@ def test_the_graph_is_small_and_asks_for_the_accelerator_in_every_stage_of_a_sha
     (path,) = io.list_files(f"{bucket}/temp_location/*/pipeline.pb")
     graph = beam_runner_api_pb2.Pipeline.FromString(io.read_bytes(path))
     assert graph.ByteSize() < 100_000
+    content = json.loads(io.read_bytes(f"{bucket}/template.json"))
+    assert "no_use_multiple_sdk_containers" in content["environment"]["experiments"]
     components = graph.components
     stages = [
         each

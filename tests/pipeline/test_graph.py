@@ -9,6 +9,8 @@ from wsss.pipeline.runner import make_pipeline
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.read import InputShard
 from wsss.pipeline.stages.refine import Background, RefinementSettings, refinement_stages
+from wsss.pipeline.stages.refinement_choice import ChooseRefinement
+from wsss.pipeline.stages.threshold import ChooseThreshold
 
 SHARD = InputShard("train-00000-of-00001", "content", 1)
 
@@ -18,9 +20,9 @@ def settings(*stages, write="masks"):
     return RefinementSettings(stages, Background(0.2), "ppc", "labels", predictor, write=write)
 
 
-def build(record_files=None, hints=None):
+def build(record_files=None):
     pipeline = make_pipeline()
-    cams = CamSettings(CamModelHandler("model.keras", "hash", resource_hints=hints), None)
+    cams = CamSettings(CamModelHandler("model.keras", "hash"), None)
     writing = WriteSettings(Layout("labels"), 4, record_files)
     _ = pipeline | beam.Create([SHARD], reshuffle=False) | LabelShards(cams, settings("pamr", "crf"), writing)
     return pipeline
@@ -46,12 +48,28 @@ def test_no_stage_from_the_reader_to_the_manifest_shuffles(record_files):
     assert not [step for step in steps[:finish] if step.rsplit("/")[-1] in shuffles]
 
 
-def test_all_stages_of_a_worker_ask_for_the_accelerator():
-    graph = build(hints={"accelerator": "type:nvidia-l4;count:1"}).to_runner_api().components
+CAMS = CamSettings(
+    CamModelHandler("model.keras", "hash", resource_hints={"accelerator": "type:nvidia-l4;count:1"}), None
+)
+
+
+@pytest.mark.parametrize(
+    "make_transform",
+    [
+        lambda: LabelShards(CAMS, settings("pamr", "walk", "crf"), WriteSettings(Layout("labels"), 4)),
+        lambda: ChooseThreshold(CAMS, "threshold.json"),
+        lambda: ChooseRefinement(CAMS, {"none": settings(), "pamr": settings("pamr")}, "refinement.json"),
+    ],
+    ids=["labels", "threshold", "refinement"],
+)
+def test_all_stages_of_a_worker_ask_for_the_accelerator(make_transform):
+    pipeline, transform = make_pipeline(), make_transform()
+    _ = pipeline | beam.Create([SHARD], reshuffle=False) | transform
+    graph = pipeline.to_runner_api().components
     hints = {
-        transform.unique_name: graph.environments[transform.environment_id].resource_hints
-        for transform in graph.transforms.values()
-        if "LabelShards/" in transform.unique_name and transform.spec.urn == "beam:transform:pardo:v1"
+        stage.unique_name: graph.environments[stage.environment_id].resource_hints
+        for stage in graph.transforms.values()
+        if f"{type(transform).__name__}/" in stage.unique_name and stage.spec.urn == "beam:transform:pardo:v1"
     }
     assert len(hints) > 5
     assert {tuple(each.values()) for each in hints.values()} == {(b"type:nvidia-l4;count:1",)}

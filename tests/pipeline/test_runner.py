@@ -14,6 +14,7 @@ from wsss.common.cli import Parser
 from wsss.common.errors import UserError
 from wsss.pipeline.runner import (
     check_paths,
+    for_accelerators,
     is_local,
     make_pipeline,
     run,
@@ -142,6 +143,15 @@ def test_what_a_worker_raises_comes_out_as_it_was_raised(argv, capfd):
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError, match="a fault of ours"):
         run_and_raise("fault")
+
+
+def test_a_machine_with_an_accelerator_has_one_process_on_dataflow():
+    one = "--experiments=no_use_multiple_sdk_containers"
+    assert for_accelerators(["--runner=DataflowRunner"]) == ["--runner=DataflowRunner", one]
+    for flags in (["--runner=FlinkRunner"], [], ["--runner=DataflowRunner", one]):
+        assert for_accelerators(flags) == flags
+    chosen = ["--runner=DataflowRunner", "--experiments=use_multiple_sdk_containers"]
+    assert for_accelerators(chosen) == chosen
 
 
 def test_paths_that_dataflow_cannot_reach_are_refused_before_submission():

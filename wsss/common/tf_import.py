@@ -26,7 +26,7 @@ _NOTE = re.compile(
 )
 
 
-def import_tensorflow(onednn: bool = False) -> None:
+def import_tensorflow(onednn: bool = False, *, memory_growth: bool = False) -> None:
     """Imports TensorFlow, once in a process, and looks for devices; warnings and errors are heard as ever.
 
     Args:
@@ -34,7 +34,11 @@ def import_tensorflow(onednn: bool = False) -> None:
             the newest instructions (VNNI). Elsewhere a training step takes 0.6 to 0.9 of the time with it,
             inference with ResNet-38 longer (`docs/results.md`). The environment variable
             `TF_ENABLE_ONEDNN_OPTS` has the last word.
+        memory_growth: whether an accelerator's memory is taken as it is needed, so that other processes can
+            use the card too, and not all of it at once. `TF_FORCE_GPU_ALLOW_GROWTH` has the last word.
     """
+    if memory_growth:
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # read when the card is first used
     if "tensorflow" in sys.modules:
         return
     if onednn:

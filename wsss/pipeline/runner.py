@@ -243,6 +243,18 @@ def repeats_bundles(beam_argv: Sequence[str]) -> bool:
     return "dataflow" in _runner_name(beam_argv)
 
 
+def for_accelerators(beam_argv: Sequence[str]) -> list[str]:
+    """The flags of a job whose workers have an accelerator: on Dataflow, one process a machine.
+
+    Dataflow starts a process for each core, each of which would load the model onto the one card; one process
+    works in threads. Flags that choose between the two are left as they are.
+    """
+    experiment = "use_multiple_sdk_containers"
+    if "dataflow" not in _runner_name(beam_argv) or any(experiment in flag for flag in beam_argv):
+        return list(beam_argv)
+    return [*beam_argv, f"--experiments=no_{experiment}"]
+
+
 def _is_portable(beam_argv):
     """Whether the runner is one that Beam's Python knows by its job service only, and so not by its flags."""
     return _runner_name(beam_argv) in ("portable", "flink", "spark", "prism", "switching")

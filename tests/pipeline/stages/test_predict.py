@@ -1,5 +1,6 @@
 """The model handler: grouping by shape, failures that cost nobody else, one model in memory."""
 
+import os
 import pickle
 from dataclasses import replace
 
@@ -83,6 +84,18 @@ def test_the_handler_travels_to_workers_and_loads_one_model(tmp_path):
     copy = pickle.loads(pickle.dumps(handler))
     assert copy.get_resource_hints() == {"accelerator": "x"}
     assert copy.load_model() is handler.load_model()
+
+
+@pytest.mark.parametrize("chosen", [None, "false"])
+def test_a_worker_takes_the_memory_of_a_card_as_it_needs_it(tmp_path, monkeypatch, chosen):
+    variable = "TF_FORCE_GPU_ALLOW_GROWTH"
+    monkeypatch.setenv(variable, "")  # which is undone after the test
+    monkeypatch.delenv(variable)
+    if chosen:
+        monkeypatch.setenv(variable, chosen)
+    write_run(tmp_path, "data")
+    CamModelHandler(str(tmp_path / "model.keras"), "hash").load_model()
+    assert os.environ[variable] == (chosen or "true")
 
 
 def test_reasons_are_one_short_line_without_addresses():

@@ -26,6 +26,7 @@ from wsss.pipeline.plan import plan_job, record_files, waves
 from wsss.pipeline.runner import (
     check_detach,
     check_paths,
+    for_accelerators,
     images_in_a_wave,
     is_local,
     repeats_bundles,
@@ -81,6 +82,8 @@ def carry_out(
     model, output, threshold = settings.model, settings.output, settings.threshold
     if threshold.note:
         announce(threshold.note)
+    if settings.cams.resource_hints:
+        beam_argv = for_accelerators(beam_argv)
     instead = _check_flags(settings, beam_argv)
     inputs = open_inputs(settings, scores)
     made_with = LabelSettings(

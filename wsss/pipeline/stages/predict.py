@@ -18,7 +18,7 @@ from wsss.pipeline.stages.read import InputImage, ReadBatches
 
 
 class ImageCams(NamedTuple):
-    """The CAMs of one image's classes, small enough to be shuffled between workers.
+    """The CAMs of one image's classes, at the resolution of the features.
 
     Attributes:
         input: the image.
@@ -68,7 +68,7 @@ class CamModelHandler(ModelHandler):
 
     def load_model(self) -> CamPredictor:
         """The predictor; a process keeps the latest one, also from one pipeline to the next."""
-        import_tensorflow()
+        import_tensorflow(memory_growth=True)
         from wsss.inference.loading import cached_predictor
 
         return cached_predictor(*self._load)
@@ -173,7 +173,7 @@ class ComputeCAMs(beam.PTransform):
 
 
 class _KeepPresent(beam.DoFn):
-    """Keeps the CAMs of the classes that are present: what is not needed is not shuffled."""
+    """Keeps the CAMs of the classes that are present: the others take memory until the image is done."""
 
     def __init__(self, predicted, label_threshold):
         self._predicted, self._label_threshold = predicted, label_threshold

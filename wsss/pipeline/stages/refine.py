@@ -324,7 +324,7 @@ def _refine_crf(scored, background, preset, unary, iterations):
 
 
 def _load_affinity_predictor(*args):
-    import_tensorflow()
+    import_tensorflow(memory_growth=True)
     from wsss.inference.loading import cached_affinity_predictor
 
     return cached_affinity_predictor(*args)
@@ -368,7 +368,7 @@ def _refine_pamr(scored, iterations):
 @functools.lru_cache(maxsize=1)
 def pamr_of_any_size(iterations: int) -> Callable:
     """`wsss.ops.pamr.refine_masks` as one graph for every size and number of classes."""
-    import_tensorflow()
+    import_tensorflow(memory_growth=True)
     import tensorflow as tf
 
     from wsss.ops.pamr import refine_masks

@@ -158,6 +158,7 @@ class ChooseRefinement(beam.PTransform):
     ):
         super().__init__()
         self._source, self._candidates, self._path = source, dict(candidates), path
+        self.with_resource_hints(**source.resource_hints)  # of PAMR and walk too
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         scored = shards | ScoreImages(self._source)

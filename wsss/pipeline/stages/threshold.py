@@ -57,6 +57,7 @@ class ChooseThreshold(beam.PTransform):
     def __init__(self, source: CamSettings | StoredScores, path: str):
         super().__init__()
         self._source, self._path = source, path
+        self.with_resource_hints(**source.resource_hints)
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         scored = shards | ScoreImages(self._source)
