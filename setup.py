@@ -28,7 +28,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["wsss", "wsss.*"]),
-    package_data={"wsss": ["py.typed", "pipeline/templates/*"]},
+    package_data={"wsss": ["py.typed", "pipeline/report/templates/*"]},
     entry_points={"console_scripts": ["wsss = wsss.__main__:main"]},
     install_requires=[
         "tensorflow>=2.18",  # the backend that is shipped; tf.data and tf.distribute

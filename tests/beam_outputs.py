@@ -3,7 +3,7 @@
 import apache_beam as beam
 
 from wsss.pipeline.dead_letter import Failure
-from wsss.pipeline.runner import make_pipeline
+from wsss.pipeline.execution.runner import make_pipeline
 
 _caught = []
 

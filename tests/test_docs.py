@@ -10,7 +10,7 @@ import pytest
 from wsss.__main__ import COMMANDS
 from wsss.common.cli import Parser
 from wsss.common.errors import UserError
-from wsss.pipeline.runner import split_arguments
+from wsss.pipeline.execution.runner import split_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -50,8 +50,8 @@ def test_the_distribution_that_beam_builds_holds_the_program_and_no_other_top_le
     assert packages == {"wsss"}
     assert (installed / "wsss" / "py.typed").exists()
     assert list(installed.glob("*.dist-info/**/LICENSE"))
-    templates = sorted(path.name for path in (ROOT / "wsss/pipeline/templates").iterdir())
-    assert sorted(path.name for path in (installed / "wsss/pipeline/templates").iterdir()) == templates
+    templates = sorted(path.name for path in (ROOT / "wsss/pipeline/report/templates").iterdir())
+    assert sorted(path.name for path in (installed / "wsss/pipeline/report/templates").iterdir()) == templates
     code = "import wsss.pseudo_labels; print(wsss.pseudo_labels.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     assert run("-c", code, cwd=installed, env=environment).startswith(str(installed))

@@ -41,7 +41,7 @@ class DemoOptions(cli.Options):
 def main(argv: list[str] | None = None) -> int:
     """Draws a collection, trains a classifier and SEAM on its tags, and makes masks with both."""
     options = DemoOptions(**vars(make_parser().parse_args(argv)))
-    from wsss.pipeline.report import read_summary
+    from wsss.pipeline.report.results import read_summary
 
     started = time.monotonic()
     claim(options.output, "demo", owned=("report.html",)).begin()

@@ -16,8 +16,8 @@ from wsss.pseudo_labels import label
 def main(argv: list[str] | None = None) -> int:
     """Writes a mask for each image of a folder; returns the exit code."""
     from wsss.inference.tiling.malloc_tuning import tune_malloc
+    from wsss.pipeline.execution.runner import split_arguments
     from wsss.pipeline.options import options_of_new_images
-    from wsss.pipeline.runner import split_arguments
 
     tune_malloc()
     namespace, beam_argv = split_arguments(argv, make_parser())

@@ -20,8 +20,8 @@ from wsss.common.errors import program
 @program
 def main(argv: list[str] | None = None) -> int:
     """Makes shards; returns 1 when more was refused than `--max_error_rate` allows."""
+    from wsss.pipeline.execution.runner import split_arguments
     from wsss.pipeline.preparation import PreparationOptions, make_collection
-    from wsss.pipeline.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
     options = PreparationOptions(**vars(namespace))

@@ -23,7 +23,7 @@ from wsss.common.output_folder import claim
 from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection, open_collection
 from wsss.data.label_maps import open_label_maps
-from wsss.pipeline.report import read_summary
+from wsss.pipeline.report.results import read_summary
 
 _STEPS = "steps.json"
 

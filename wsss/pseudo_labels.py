@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Makes pseudo labels; returns 1 when more images failed than `--max_error_rate` allows."""
     from wsss.inference.tiling.malloc_tuning import tune_malloc
+    from wsss.pipeline.execution.runner import split_arguments
     from wsss.pipeline.options import LabelOptions, make_parser
-    from wsss.pipeline.runner import split_arguments
 
     tune_malloc()
     namespace, beam_argv = split_arguments(argv, make_parser())

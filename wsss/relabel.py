@@ -18,8 +18,8 @@ from wsss.pseudo_labels import label
 @program
 def main(argv: list[str] | None = None) -> int:
     """Makes masks anew; returns 1 when more images failed than `--max_error_rate` allows."""
+    from wsss.pipeline.execution.runner import split_arguments
     from wsss.pipeline.job.relabeling import make_masks_anew, options_of_relabeling
-    from wsss.pipeline.runner import split_arguments
 
     namespace, beam_argv = split_arguments(argv, make_parser())
     values = vars(namespace)

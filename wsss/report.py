@@ -13,8 +13,8 @@ def main(argv: list[str] | None = None) -> int:
     """Writes `report.html` again from the files of a finished job, or all results of one that was left."""
     from wsss.pipeline.job.unfinished import gather_results
     from wsss.pipeline.output import Layout
-    from wsss.pipeline.report import read_summary
-    from wsss.pipeline.report_page import write_report
+    from wsss.pipeline.report.page import write_report
+    from wsss.pipeline.report.results import read_summary
 
     parser = cli.Parser(prog="python -m wsss.report", description=main.__doc__)
     parser.add_argument("labels", help="output folder of pipelines/pseudo_labels.py")

@@ -3,9 +3,9 @@
 import apache_beam as beam
 import pytest
 
+from wsss.pipeline.execution.runner import make_pipeline
 from wsss.pipeline.graph import LabelShards, WriteSettings
 from wsss.pipeline.output import Layout
-from wsss.pipeline.runner import make_pipeline
 from wsss.pipeline.stages.predict import CamModelHandler, CamSettings
 from wsss.pipeline.stages.read import InputShard
 from wsss.pipeline.stages.refine import Background, RefinementSettings, refinement_stages

@@ -11,7 +11,7 @@ from wsss.common.errors import UserError
 from wsss.evaluate import main as evaluate
 from wsss.pipeline.output import LabelSettings, decode_scores
 from wsss.pipeline.plan import Retired
-from wsss.pipeline.report import read_summary
+from wsss.pipeline.report.results import read_summary
 from wsss.pipeline.stages.manifest import Manifest
 from wsss.pipeline.stages.threshold import read_threshold
 from wsss.pipeline.trained_run import open_trained_run

@@ -115,7 +115,7 @@ def job_id_of(result: Any) -> str:
     return getattr(result, "_job_id", "")
 
 
-WORKER_MODULE = "wsss.pipeline.worker"
+WORKER_MODULE = "wsss.pipeline.execution.worker"
 """What a worker process of a local job imports before it begins."""
 
 

@@ -19,7 +19,7 @@ from wsss.data.targets.label_studio import LOCAL_FILES, LabelStudioTarget
 from wsss.data.targets.mmseg import MmsegTarget
 from wsss.data.targets.voc import VocTarget
 from wsss.data.targets.yolo import YoloTarget
-from wsss.pipeline import progress
+from wsss.pipeline.execution import progress
 from wsss.pipeline.masked_images import MaskedImages, Pair, open_masked_images
 
 TARGETS: dict[str, type[Target]] = {

@@ -13,7 +13,7 @@ from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.pipeline.output import Layout
 from wsss.pipeline.quality import ClassAreas, quality
-from wsss.pipeline.shown_images import ShownImages
+from wsss.pipeline.report.shown_images import ShownImages
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import stream_rows
 

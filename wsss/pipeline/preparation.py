@@ -13,8 +13,8 @@ from wsss.common import cli, io
 from wsss.common.errors import UserError
 from wsss.common.output_folder import claim
 from wsss.data.images import MAX_PIXELS
-from wsss.pipeline import progress
-from wsss.pipeline.runner import check_paths, make_pipeline, run, runs_nothing
+from wsss.pipeline.execution import progress
+from wsss.pipeline.execution.runner import check_paths, make_pipeline, run, runs_nothing
 from wsss.pipeline.stages import collection as shards
 
 _METADATA = (

@@ -14,8 +14,8 @@ from wsss.metrics import THRESHOLDS, ThresholdSweep, counts_of, iou, mean_iou
 from wsss.pipeline.dead_letter import Failure
 from wsss.pipeline.image_table import TableStatistics, write_table
 from wsss.pipeline.output import LabelSettings, Layout
-from wsss.pipeline.report import Metrics, Summary
-from wsss.pipeline.report_page import write_report
+from wsss.pipeline.report.page import write_report
+from wsss.pipeline.report.results import Metrics, Summary
 from wsss.pipeline.stages.describe import FLAGS
 from wsss.pipeline.stages.manifest import Manifest, RecordFile
 from wsss.pipeline.stages.refinement_choice import RefinementChoice

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 
 from wsss.common import io
-from wsss.pipeline.graph_runner import GraphRunner
+from wsss.pipeline.execution.graph_runner import GraphRunner
 from wsss.pipeline.options import AUTO
 from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.predict import CamSettings

@@ -10,9 +10,18 @@ import apache_beam as beam
 
 from wsss.common.errors import UserError
 from wsss.common.output_folder import same_place
-from wsss.pipeline import progress
+from wsss.pipeline.execution import progress
+from wsss.pipeline.execution.graph_runner import GraphRunner
+from wsss.pipeline.execution.runner import (
+    check_detach,
+    check_paths,
+    for_accelerators,
+    images_in_a_wave,
+    is_local,
+    repeats_bundles,
+    runs_nothing,
+)
 from wsss.pipeline.graph import LabelShards, WriteSettings
-from wsss.pipeline.graph_runner import GraphRunner
 from wsss.pipeline.job.calibration import Calibration, keep_calibration
 from wsss.pipeline.job.choices import Sampler, choose
 from wsss.pipeline.job.inputs import open_inputs
@@ -23,15 +32,6 @@ from wsss.pipeline.job.unfinished import UnfinishedJob
 from wsss.pipeline.options import AUTO, LabelOptions
 from wsss.pipeline.output import LabelSettings, Layout, open_output
 from wsss.pipeline.plan import plan_job, record_files, waves
-from wsss.pipeline.runner import (
-    check_detach,
-    check_paths,
-    for_accelerators,
-    images_in_a_wave,
-    is_local,
-    repeats_bundles,
-    runs_nothing,
-)
 from wsss.pipeline.stages.manifest import written_files
 from wsss.pipeline.stages.read import InputShard
 from wsss.pipeline.summary import LabelResult

@@ -24,7 +24,7 @@ from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.folder import hash_fraction, make_record
 from wsss.data.sources.mask_coding import MaskCoding
 from wsss.data.tfrecord import read_records, write_records
-from wsss.pipeline import progress
+from wsss.pipeline.execution import progress
 
 _THREADS = 8
 _CHUNK = 32  # images read ahead, which bounds memory

@@ -12,8 +12,8 @@ from wsss.common import io
 from wsss.data.images import decode_image, encode_mask, voc_palette
 from wsss.data.records import format_example
 from wsss.data.tfrecord import write_records
-from wsss.pipeline import progress
 from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON
+from wsss.pipeline.execution import progress
 from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import RecordFile

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
+from wsss.pipeline.execution.remote_job import RemoteJob
+from wsss.pipeline.execution.runner import is_local, make_pipeline, run, start
 from wsss.pipeline.output import Layout
-from wsss.pipeline.remote_job import RemoteJob
-from wsss.pipeline.runner import is_local, make_pipeline, run, start
 from wsss.pipeline.stages.plan_files import ReadPlans, write_plans
 from wsss.pipeline.stages.read import ImageShards, InputShard
 
@@ -30,7 +30,7 @@ class GraphRunner:
         """Runs one pipeline to its end.
 
         Raises:
-            UserError: see `wsss.pipeline.runner.run`.
+            UserError: see `wsss.pipeline.execution.runner.run`.
         """
         run(self._pipeline(shards, graph))
 
@@ -38,7 +38,7 @@ class GraphRunner:
         """Starts one pipeline on a cluster, and leaves it running.
 
         Raises:
-            UserError: see `wsss.pipeline.runner.start`.
+            UserError: see `wsss.pipeline.execution.runner.start`.
         """
         return start(self._pipeline(shards, graph))
 

@@ -8,9 +8,9 @@ import jinja2
 
 from wsss.common import io
 from wsss.data.images import voc_palette
-from wsss.pipeline.charts import LineChart, line_chart
-from wsss.pipeline.report import Metrics, Summary, TagCounts
-from wsss.pipeline.report_pictures import picture_controls, shown_pictures
+from wsss.pipeline.report.charts import LineChart, line_chart
+from wsss.pipeline.report.pictures import picture_controls, shown_pictures
+from wsss.pipeline.report.results import Metrics, Summary, TagCounts
 from wsss.pipeline.stages.describe import FLAGS
 
 _KINDS = {"masks": "Pseudo labels", "affinity_labels": "Affinity labels", "irn_labels": "Affinity labels"}
@@ -53,7 +53,7 @@ def render(
         shown: pictures as `shown_pictures` gives them.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wsss.pipeline"),
+        loader=jinja2.PackageLoader("wsss.pipeline.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

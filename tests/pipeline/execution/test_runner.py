@@ -1,4 +1,4 @@
-"""`wsss.pipeline.runner`: Beam's flags and the local runner."""
+"""`wsss.pipeline.execution.runner`: Beam's flags and the local runner."""
 
 import errno
 import logging
@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from wsss.common.cli import Parser
 from wsss.common.errors import UserError
-from wsss.pipeline.runner import (
+from wsss.pipeline.execution.runner import (
     check_paths,
     for_accelerators,
     is_local,

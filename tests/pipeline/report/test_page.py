@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from wsss.pipeline.charts import line_chart
-from wsss.pipeline.report import Metrics, Summary
-from wsss.pipeline.report_page import render
+from wsss.pipeline.report.charts import line_chart
+from wsss.pipeline.report.page import render
+from wsss.pipeline.report.results import Metrics, Summary
 
 NASTY = "<script>alert('1')</script> \"ü\" & 猫"
 THRESHOLDS = tuple(index / 100 for index in range(60))

@@ -27,7 +27,7 @@ from apache_beam.runners.runner import create_runner
 from wsss.common import compat, io
 from wsss.common.cli import Parser, unknown_flag
 from wsss.common.errors import UserError
-from wsss.pipeline.remote_job import RemoteJob
+from wsss.pipeline.execution.remote_job import RemoteJob
 
 _logger = logging.getLogger(__name__)
 _LOCAL_RUNNERS = frozenset({"direct", "fnapi"})

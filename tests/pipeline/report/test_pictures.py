@@ -16,9 +16,9 @@ from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.metrics import ThresholdSweep
 from wsss.pipeline.output import LabelSettings, Layout
-from wsss.pipeline.report import read_summary
-from wsss.pipeline.report_page import write_report
-from wsss.pipeline.shown_images import MOST_RATED, ShownImages
+from wsss.pipeline.report.page import write_report
+from wsss.pipeline.report.results import read_summary
+from wsss.pipeline.report.shown_images import MOST_RATED, ShownImages
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import Manifest, read_pictures, write_manifest
 from wsss.pipeline.stages.pictures import (

@@ -6,8 +6,8 @@ from typing import Any
 
 from wsss.data.images import voc_palette
 from wsss.pipeline.output import Layout
-from wsss.pipeline.report import Summary
-from wsss.pipeline.shown_images import GROUPS
+from wsss.pipeline.report.results import Summary
+from wsss.pipeline.report.shown_images import GROUPS
 from wsss.pipeline.stages.manifest import read_pictures, read_rows
 
 

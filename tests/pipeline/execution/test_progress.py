@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from wsss.pipeline import progress
+from wsss.pipeline.execution import progress
 
 
 @pytest.fixture

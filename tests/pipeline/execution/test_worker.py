@@ -1,9 +1,9 @@
-"""`wsss.pipeline.worker`: a worker's tracebacks stay off the terminal, all else is shown."""
+"""`wsss.pipeline.execution.worker`: a worker's tracebacks stay off the terminal, all else is shown."""
 
 import io
 import traceback
 
-from wsss.pipeline.worker import WithoutTracebacks
+from wsss.pipeline.execution.worker import WithoutTracebacks
 
 
 def test_a_traceback_is_passed_over_and_all_else_is_written():

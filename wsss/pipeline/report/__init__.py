@@ -1,0 +1,1 @@
+"""The report of a job: its results read back, the page, and what it shows."""
