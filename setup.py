@@ -38,6 +38,7 @@ setup(
         "google-cloud-storage>=2.19",
         "google-crc32c>=1.5",  # the checksums of TFRecord shards
         "protobuf>=5.29",  # their records; TensorFlow and Beam bound it from above
+        "grpcio>=1.65",  # the errors of a job server, to which Beam talks by it
         "numpy>=2.0",
         "numba>=0.61,<0.69",  # the compiled kernels of dense CRF and random walk: wheels, no compiler
         "llvmlite>=0.44,<0.51",  # vector types in these kernels; numba wants one minor version each

@@ -17,6 +17,7 @@ IMPORTED_AS = {
     "google-cloud-storage": {"google.cloud"},
     "google-crc32c": {"google_crc32c"},
     "protobuf": {"google.protobuf"},
+    "grpcio": {"grpc"},
     "pillow": {"PIL"},
     "pyyaml": {"yaml"},
 }
