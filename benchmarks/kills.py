@@ -324,6 +324,8 @@ def make_cases(folder: Path) -> list[Case]:
     project += ["--cam_options", f"{small} --on_divergence continue", "--segmentation_options", small]
     project += ["--label_options", "--scales 1 --previews 1 --images_per_wave 8"]
     export = [str(labels), "--format", "coco"]
+    relabel = ["--runner=DirectRunner", "--images_per_wave", "4", "--background_threshold", "0.4"]
+    scored = [str(labels), "--save_scores", *to]
 
     def case(program, mode, arguments, inputs, old=None):
         return Case(program, mode, output, [*arguments, *to], inputs, old)
@@ -342,6 +344,8 @@ def make_cases(folder: Path) -> list[Case]:
         case("pseudo_labels", "overwrite", [*label, "--overwrite"], learned, other),
         case("pseudo_labels", "tfrecord", [*label, *tfrecord], learned),
         case("pseudo_labels", "multi-process", [*label, *WORKERS], learned),
+        case("relabel", "png", [str(labels), *relabel], (labels, data)),
+        case("relabel", "overwrite", [str(output), *relabel, "--overwrite"], (data,), scored),
         case("predict", "png", predict, (photographs, trained)),
         case("predict", "tfrecord", [*predict, *tfrecord], (photographs, trained)),
         case("predict", "multi-process", [*predict, *WORKERS], (photographs, trained)),

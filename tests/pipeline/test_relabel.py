@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -238,6 +240,15 @@ def test_masks_of_a_folder_of_images_are_made_anew_beside_them(run, records, tmp
     assert label(photos / "labels", run, *flags) == 0
     assert relabel([str(photos / "labels"), "--output", str(photos / "anew"), "--refine", "crf"]) == 0
     assert len(list((photos / "anew" / "masks").iterdir())) == 4
+
+
+def test_masks_are_made_anew_without_tensorflow(labels, tmp_path):
+    code = (
+        "import sys\nfrom wsss.relabel import main\ncode = main(sys.argv[1:])\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\nsys.exit(code)"
+    )
+    arguments = [str(labels), "--output", str(tmp_path / "anew"), "--refine", "crf"]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
 
 
 def test_labels_without_scores_are_one_line(labels, run, tmp_path, capsys):

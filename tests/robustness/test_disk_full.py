@@ -88,6 +88,7 @@ def command(program, inputs, output):
         ),
         "pseudo_labels png": [*label, "--save_scores"],
         "pseudo_labels tfrecord": [*label, "--output_format", "tfrecord"],
+        "relabel": [str(inputs / "labels"), "--images_per_wave", "4", "--output", str(output)],
         "predict": [*label, "--images", str(inputs / "photographs"), "--images_per_shard", "4"],
         "evaluate": [*evaluate, "--output", str(output)],
         "report": [str(output)],
@@ -131,7 +132,7 @@ def narrow_networks(monkeypatch):
     "program",
     [
         *("train", "pseudo_labels png", "pseudo_labels tfrecord"),
-        *("predict", "evaluate", "report", "convert"),
+        *("relabel", "predict", "evaluate", "report", "convert"),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(program, inputs, disk, narrow_networks, capsys):

@@ -70,7 +70,8 @@ class LabelShards(beam.PTransform):
         count = with_dead_letter("score", _count, *settings)
         elements |= "CountPixels" >> count
         as_images = writing.record_files is None
-        elements |= WriteImages(writing.layout, masks=as_images, scores=writing.scores)
+        stored = self._source.layout if isinstance(self._source, StoredScores) else None
+        elements |= WriteImages(writing.layout, masks=as_images, scores=writing.scores, stored=stored)
         return elements | FinishShards(
             writing.layout,
             writing.record_files,

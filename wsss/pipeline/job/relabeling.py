@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsss.common.errors import UserError
-from wsss.common.output_folder import same_place
+from wsss.common.output_folder import claim, same_place
 from wsss.pipeline.job.labeling import carry_out
 from wsss.pipeline.job.score_folder import open_scores
 from wsss.pipeline.job.settings import resolve
 from wsss.pipeline.options import MASK_OPTIONS, LabelOptions
-from wsss.pipeline.output import LabelSettings
+from wsss.pipeline.output import OWNED, LabelSettings
 from wsss.pipeline.summary import LabelResult
 from wsss.pipeline.trained_run import TrainedRun
 
@@ -46,10 +46,12 @@ def options_of_relabeling(labels: str, **given: Any) -> LabelOptions:
             raise UserError(
                 f"`{name}` changes the scores, not only masks: label with `pseudo_labels` for that."
             )
-    made_with = open_scores(labels).made_with
-    recorded = _recorded_values(made_with, labels)
     output = given.get("output") or labels
     in_place = same_place(output, labels)
+    if in_place and given.get("overwrite"):
+        claim(labels, "pseudo_labels", owned=OWNED)  # puts masks in place that a stopped run had ready
+    made_with = open_scores(labels).made_with
+    recorded = _recorded_values(made_with, labels)
     before = dict(recorded)
     if any(given.get(name) is not None for name in ("background_threshold", "background_alpha")):
         for name in _BACKGROUND:

@@ -41,17 +41,20 @@ class WriteImages(beam.PTransform):
         layout: the `Layout`.
         masks: whether masks are written as single PNGs.
         scores: whether the scores that the model gave are written.
+        stored: where they are stored already, to be copied; None encodes them.
     """
 
-    def __init__(self, layout: Layout, *, masks: bool = True, scores: bool = False):
+    def __init__(
+        self, layout: Layout, *, masks: bool = True, scores: bool = False, stored: Layout | None = None
+    ):
         super().__init__()
-        self._layout, self._masks, self._scores = layout, masks, scores
+        self._settings = layout, masks, scores, stored
 
     def expand(self, labeled: beam.PCollection) -> beam.PCollection:
-        return labeled | beam.Map(_write_image, self._layout, self._masks, self._scores)
+        return labeled | beam.Map(_write_image, *self._settings)
 
 
-def _write_image(labeled, layout, masks, scores):
+def _write_image(labeled, layout, masks, scores, stored):
     if isinstance(labeled, PASSED_ON):
         return labeled
     scored = labeled.scored
@@ -59,7 +62,11 @@ def _write_image(labeled, layout, masks, scores):
     if masks:
         io.write_bytes(layout.free(layout.mask(image_id)), encode_mask(scored.mask, voc_palette()))
     if scores:
-        io.write_bytes(layout.free(layout.scores(image_id)), scored.by_model.encode())
+        path = layout.free(layout.scores(image_id))
+        if stored is None:
+            io.write_bytes(path, scored.by_model.encode())
+        else:  # to compress them anew takes longer than all else
+            io.copy(stored.scores(image_id), path)
     if scored.input.preview:
         io.write_bytes(layout.free(layout.preview(image_id)), _preview(scored))
     _images_labeled.inc()
