@@ -81,7 +81,15 @@ def test_metrics_equal_a_count_of_the_files(labels, records):
 
 def test_the_summary_says_what_was_made_with_what(labels, records, run):
     summary = json.loads((labels / "summary.json").read_text())
-    assert summary["images"] == {"labelled": 12, "failed": 0, "empty": 0, "failed_by_stage": {}}
+    assert summary["images"] == {
+        "read": 12,
+        "labelled": 12,
+        "failed": 0,
+        "empty": 0,
+        "failed_by_stage": {},
+        "failed_by_reason": {},
+        "bytes": sum(len(record.image_bytes) for record in records),
+    }
     assert sum(summary["class_pixels"].values()) == sum(r.height * r.width for r in records)
     assert summary["options"]["image_labels"] == "truth"
     assert summary["options"]["scales"] == [0.5, 1.0]
@@ -198,7 +206,7 @@ def test_all_refinements_run_in_their_order(labels, run, tmp_path, tmp_path_fact
     flags = ("--refine", "pamr,walk,crf", "--affinity_model", affinity, "--background_alpha", "6")
     assert label(tmp_path / "labels", run, *flags) == 0
     summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
-    assert summary["images"] == {"labelled": 12, "failed": 0, "empty": 0, "failed_by_stage": {}}
+    assert (summary["images"]["labelled"], summary["images"]["failed"]) == (12, 0)
     assert summary["options"]["refine"] == ["pamr", "walk", "crf"]
     assert summary["options"]["crf_unary"] == "probabilities"
     assert len(summary["affinity_model_hash"]) == 16
@@ -213,7 +221,7 @@ def test_scores_walk_between_the_edges_of_an_irnet(labels, run, tmp_path, tmp_pa
     assert label(tmp_path / "labels", run, *flags) == 0
     assert label(tmp_path / "shorter", run, *flags, "--walk_steps", "4") == 0
     summary = json.loads((tmp_path / "labels" / "summary.json").read_text())
-    assert summary["images"] == {"labelled": 12, "failed": 0, "empty": 0, "failed_by_stage": {}}
+    assert (summary["images"]["labelled"], summary["images"]["failed"]) == (12, 0)
     masks = [tree(folder / "masks") for folder in (labels, tmp_path / "labels", tmp_path / "shorter")]
     assert masks[0] != masks[1] != masks[2]
 

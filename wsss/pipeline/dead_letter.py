@@ -20,11 +20,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from wsss.common.errors import UserError
-
-NAMESPACE = "wsss"  # of the Beam counters
+from wsss.pipeline.execution import measures
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _LONGEST = 300
@@ -35,7 +33,7 @@ _UNTIL_MENDED = frozenset(
     {"FileNotFoundError", "PermissionError", "IsADirectoryError", "NotADirectoryError", "BadScores"}
 )
 _PAUSES = (0.1, 1.0)  # seconds before a call is repeated
-_retries = Metrics.counter(NAMESPACE, "retries")
+_STEPS = {"refine": "refinement", "score": "scoring"}  # whose seconds are measured, by the stage's name
 
 
 class Failure(NamedTuple):
@@ -102,7 +100,7 @@ def is_transient(error: BaseException) -> bool:
 
 def count_failure(failure: Failure) -> None:
     """Adds to the Beam counter of the failure's stage and kind, such as `failed_decode_BadImage`."""
-    Metrics.counter(NAMESPACE, f"failed_{failure.stage}_{failure.kind}").inc()
+    measures.count(f"failed_{failure.stage}_{failure.kind}")
 
 
 def with_retries(function: Callable[..., Any], *args: Any) -> Any:
@@ -118,7 +116,7 @@ def with_retries(function: Callable[..., Any], *args: Any) -> Any:
             if not is_transient(error) or type(error).__name__ in _UNTIL_MENDED:
                 raise
         time.sleep(pause)  # out of the handler, whose traceback holds the arrays of the call
-        _retries.inc()
+        measures.count("retries")
     return function(*args)
 
 
@@ -128,7 +126,7 @@ def with_dead_letter(
     """Maps images through a pure function; one that raises becomes a `Failure`, which later stages pass on.
 
     Args:
-        stage: what `Failure`s name as their stage.
+        stage: what `Failure`s name as their stage, `refine` or `score`.
         function: module-level function on an element with an `input`, an `InputImage`.
         *args: its further arguments.
         setup: function without arguments, module-level or a `partial` of one, that a worker calls once before
@@ -150,9 +148,11 @@ class _WithDeadLetter(beam.DoFn):
             yield element
             return
         try:
-            yield with_retries(self._function, element, *self._args)
+            with measures.timed(_STEPS[self._stage]):
+                outcome = with_retries(self._function, element, *self._args)
         except UserError:  # of a model that a worker cannot load, say: it is about no image
             raise
         except Exception as error:  # a pure function on one image: whatever it raises is about the image
             image = element.input
-            yield Failure.of(image.shard, image.record.image_id, self._stage, error)
+            outcome = Failure.of(image.shard, image.record.image_id, self._stage, error)
+        yield outcome

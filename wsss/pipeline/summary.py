@@ -105,7 +105,10 @@ def write_results(
             "labelled": tally.images,  # as version 0.1.0 spells it
             "failed": len(tally.failures),
             "empty": table.flags["empty"],
+            "read": tally.images + len(tally.failures),
             "failed_by_stage": dict(Counter(failure.stage for failure in tally.failures)),
+            "failed_by_reason": dict(Counter(f"{each.stage} {each.kind}" for each in tally.failures)),
+            "bytes": tally.image_bytes,
         },
         "shards": len(total.shards),
         "class_pixels": _named(names, tally.class_pixels),

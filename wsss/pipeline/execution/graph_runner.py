@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 
@@ -26,13 +27,13 @@ class GraphRunner:
     layout: Layout
     beam_argv: Sequence[str] = ()
 
-    def run(self, shards: Iterable[InputShard], graph: beam.PTransform) -> None:
-        """Runs one pipeline to its end.
+    def run(self, shards: Iterable[InputShard], graph: beam.PTransform) -> Any:
+        """Runs one pipeline to its end; Beam's `PipelineResult`, see `wsss.pipeline.runner.run`.
 
         Raises:
             UserError: see `wsss.pipeline.execution.runner.run`.
         """
-        run(self._pipeline(shards, graph))
+        return run(self._pipeline(shards, graph))
 
     def start(self, shards: Iterable[InputShard], graph: beam.PTransform) -> RemoteJob:
         """Starts one pipeline on a cluster, and leaves it running.

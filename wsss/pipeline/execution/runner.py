@@ -12,6 +12,7 @@ import difflib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 import grpc
@@ -119,10 +120,13 @@ def make_pipeline(beam_argv: Sequence[str] = ()) -> beam.Pipeline:
         raise UserError(f"Beam's flags: {' '.join(problems) or error}") from error
 
 
-def run(pipeline: beam.Pipeline) -> None:
+def run(pipeline: beam.Pipeline) -> Any:
     """Runs a pipeline to its end. An interrupt stops it, also on a cluster.
 
     A template, or what a dry run would submit, is not run.
+
+    Returns:
+        Beam's `PipelineResult`; None of what is not run.
 
     Raises:
         UserError: what a worker refused, or a path that it could not use, named in one line; on a cluster,
@@ -133,8 +137,9 @@ def run(pipeline: beam.Pipeline) -> None:
     with _tracebacks_hidden():
         result = _submit(pipeline)
         if not getattr(result, "has_job", True):  # of Dataflow, which has written a template
-            return
+            return None
         _wait(result, pipeline)
+    return result
 
 
 def start(pipeline: beam.Pipeline) -> RemoteJob:

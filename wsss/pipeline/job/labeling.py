@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import apache_beam as beam
 
 from wsss.common.errors import UserError
 from wsss.common.output_folder import same_place
-from wsss.pipeline.execution import progress
+from wsss.pipeline.execution import measures, progress
 from wsss.pipeline.execution.graph_runner import GraphRunner
 from wsss.pipeline.execution.runner import (
     check_detach,
@@ -134,9 +135,12 @@ def carry_out(
     if settings.detach and plan.todo:
         graph = LabelShards(sources.of_all(plan.todo), refinement, writing)
         return _detach(graphs.start(plan.todo, graph), output.path, constant, announce)
+    seconds: Counter[str] = Counter()
     for source, todo in sources.divide(plan.todo):
         make_graph = functools.partial(LabelShards, source, refinement, writing)
-        label_shards(todo, make_graph, settings.images_per_wave, graphs)
+        seconds += label_shards(todo, make_graph, settings.images_per_wave, graphs)
+    if seconds:
+        announce(measures.describe_seconds(seconds))
     if instead:
         line = f"This was {instead}; no image is labeled"
         return LabelResult(output.path, 0, 0, None, constant, line, ())
@@ -193,7 +197,7 @@ def label_shards(
     make_graph: Callable[[], beam.PTransform],
     images_per_wave: int,
     graphs: GraphRunner,
-) -> None:
+) -> Counter[str]:
     """Runs the graph on shards, a wave of them in each pipeline, and shows the progress.
 
     Args:
@@ -201,11 +205,18 @@ def label_shards(
         make_graph: makes the transform of a pipeline, such as `LabelShards`.
         images_per_wave: images in a wave, about; 0 takes what suits the runner.
         graphs: runs a graph on shards.
+
+    Returns:
+        Seconds of the workers by step, of a job on this machine; those of a cluster stand on its pages.
     """
+    seconds: Counter[str] = Counter()
     size = images_in_a_wave(graphs.beam_argv, images_per_wave)
     with progress.shown(sum(shard.images for shard in shards)) as bar:
         for wave in waves(shards, size):
             before = bar.n
             with progress.listen(bar.update):
-                graphs.run(wave, make_graph())
+                result = graphs.run(wave, make_graph())
             bar.update(before + sum(shard.images for shard in wave) - bar.n)
+            if is_local(graphs.beam_argv):
+                seconds += measures.seconds_of(result)
+    return seconds

@@ -13,7 +13,8 @@ from wsss.common.tf_import import import_tensorflow
 from wsss.data.dataset import Collection
 from wsss.data.images import decode_image
 from wsss.inference.predictor import CamPredictor
-from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON, Failure, ShardEnd, with_retries
+from wsss.pipeline.dead_letter import PASSED_ON, Failure, ShardEnd, with_retries
+from wsss.pipeline.execution.measures import NAMESPACE, timed
 from wsss.pipeline.stages.read import InputImage, ReadBatches
 
 
@@ -91,7 +92,8 @@ class CamModelHandler(ModelHandler):
                 continue
             record = element.record
             try:
-                image = with_retries(decode_image, record.image_bytes, record.orientation)
+                with timed("decode"):
+                    image = with_retries(decode_image, record.image_bytes, record.orientation)
             except (ValueError, MemoryError) as error:
                 results[index] = Failure.of(element.shard, record.image_id, "decode", error)
             else:
@@ -210,7 +212,9 @@ def _predict_group(batch, images, predictor):
     """Index -> `Prediction` or `Failure`, for images of one shape."""
     inputs = list(images.values())
     try:  # several that fail are divided, and not repeated
-        outputs = predictor.predict(inputs) if len(inputs) > 1 else with_retries(predictor.predict, inputs)
+        with timed("network"):
+            several = len(inputs) > 1
+            outputs = predictor.predict(inputs) if several else with_retries(predictor.predict, inputs)
         predictions = dict(zip(images, outputs, strict=True))
     except Exception as error:  # whatever the runtime raises: out of memory, an unsupported size, …
         if len(images) > 1:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from wsss.common import io
 from wsss.data.dataset import Collection, open_collection
@@ -16,7 +15,8 @@ from wsss.data.images import BadImage, inspect_image
 from wsss.data.records import Record
 from wsss.data.sources.mask_coding import check_masks
 from wsss.data.tfrecord import read_records
-from wsss.pipeline.dead_letter import NAMESPACE, Failure, ShardEnd
+from wsss.pipeline.dead_letter import Failure, ShardEnd
+from wsss.pipeline.execution import measures
 from wsss.pipeline.image_folder import ImageFolder, fingerprints
 
 
@@ -166,7 +166,6 @@ class ReadBatches(beam.PTransform):
 class _ReadShard(beam.DoFn):
     def __init__(self, collection, batch_size):
         self._collection, self._batch_size = collection, batch_size
-        self._images_read = Metrics.counter(NAMESPACE, "images_read")
 
     def process(self, shard):
         waiting: defaultdict[tuple[int, int], list[InputImage]] = defaultdict(list)
@@ -176,7 +175,8 @@ class _ReadShard(beam.DoFn):
             if isinstance(outcome, Failure):
                 yield (outcome,)
                 continue
-            self._images_read.inc()
+            measures.count("images_read")
+            measures.record("image_bytes", len(outcome.image_bytes))
             image = InputImage(shard.name, outcome, position in shard.previews)
             batch = waiting[outcome.height, outcome.width]
             batch.append(image)

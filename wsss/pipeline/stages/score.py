@@ -40,6 +40,7 @@ class Tally:
         sweep: the `ThresholdSweep` of the scores; None as above.
         strongest: int64 `(thresholds + 1,)`, pixels by the number of `THRESHOLDS` below their strongest class
             score, of every fourth row and column; None in counts of version 0.1.0.
+        image_bytes: sum of the sizes of the encoded images; 0 in counts of earlier versions.
     """
 
     images: int = 0
@@ -51,6 +52,7 @@ class Tally:
     confusion: np.ndarray | None = None
     sweep: ThresholdSweep | None = None
     strongest: np.ndarray | None = None
+    image_bytes: int = 0
 
     def __add__(self, other):
         pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in dataclasses.fields(self))
@@ -103,6 +105,7 @@ def tally_image(scored: ScoredImage, classes: int) -> Tally:
         confusion=confusion,
         sweep=sweep,
         strongest=_count_strongest(scored.scores),
+        image_bytes=len(scored.input.record.image_bytes),
     )
 
 

@@ -6,22 +6,19 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.metrics import Metrics
 
 from wsss.common import io
 from wsss.data.images import decode_image, encode_mask, voc_palette
 from wsss.data.records import format_example
 from wsss.data.tfrecord import write_records
-from wsss.pipeline.dead_letter import NAMESPACE, PASSED_ON
-from wsss.pipeline.execution import progress
+from wsss.pipeline.dead_letter import PASSED_ON
+from wsss.pipeline.execution import measures, progress
 from wsss.pipeline.output import Layout
 from wsss.pipeline.stages.describe import ImageRow
 from wsss.pipeline.stages.manifest import RecordFile
 from wsss.pipeline.stages.refine import ScoredImage
 from wsss.pipeline.stages.score import Tally
 from wsss.visualization import heat_map, overlay, side_by_side
-
-_images_labeled = Metrics.counter(NAMESPACE, "images_labeled")
 
 
 class LabeledImage(NamedTuple):
@@ -59,19 +56,24 @@ def _write_image(labeled, layout, masks, scores, stored):
         return labeled
     scored = labeled.scored
     image_id = scored.input.record.image_id
-    if masks:
-        io.write_bytes(layout.free(layout.mask(image_id)), encode_mask(scored.mask, voc_palette()))
-    if scores:
-        path = layout.free(layout.scores(image_id))
-        if stored is None:
-            io.write_bytes(path, scored.by_model.encode())
-        else:  # to compress them anew takes longer than all else
-            io.copy(stored.scores(image_id), path)
-    if scored.input.preview:
-        io.write_bytes(layout.free(layout.preview(image_id)), _preview(scored))
-    _images_labeled.inc()
+    with measures.timed("writing"):
+        if masks:
+            _write(layout, layout.mask(image_id), encode_mask(scored.mask, voc_palette()))
+        if scores:
+            if stored is None:
+                _write(layout, layout.scores(image_id), scored.by_model.encode())
+            else:  # to compress them anew takes longer than all else
+                io.copy(stored.scores(image_id), layout.free(layout.scores(image_id)))
+        if scored.input.preview:
+            _write(layout, layout.preview(image_id), _preview(scored))
+    measures.count("images_labeled")
     progress.tick()
     return labeled
+
+
+def _write(layout, path, content):
+    io.write_bytes(layout.free(path), content)
+    measures.count("bytes_written", len(content))
 
 
 def _preview(scored):
@@ -101,5 +103,7 @@ def write_record_file(layout: Layout, name: str, records: Iterable[tuple[str, by
         records: those that `format_record` gave, in any order.
     """
     path = layout.free(layout.path(name))
-    count, size = write_records(path, [serialized for _, serialized in sorted(records)])
+    with measures.timed("writing"):
+        count, size = write_records(path, [serialized for _, serialized in sorted(records)])
+    measures.count("bytes_written", size)
     return RecordFile(count, size, name)
