@@ -12,6 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from wsss.common.cli import Parser
 from wsss.common.errors import UserError
+from wsss.pipeline.execution.remote_job import RemoteJob
 from wsss.pipeline.execution.runner import (
     check_paths,
     for_accelerators,
@@ -238,6 +239,20 @@ def test_a_job_that_failed_is_one_line_with_its_page_and_the_reason(message, rea
 def test_what_runs_nothing_is_known_by_its_flags(flag, instead):
     assert runs_nothing([flag]) == instead
     assert not runs_nothing([])
+
+
+def test_a_job_of_a_portable_runner_that_failed_names_its_id_once():
+    text = "Pipeline job-1 failed in state FAILED: java.net.ConnectException: Connection refused"
+    failure = RemoteJob("job-1").failure(RuntimeError(text))
+    assert str(failure) == "The job job-1 failed: java.net.ConnectException: Connection refused."
+
+
+def test_a_job_server_that_cannot_be_fetched_is_one_line(tmp_path):
+    jar = f"--flink_job_server_jar=http://localhost:1/{tmp_path.name}.jar"
+    pipeline = make_pipeline(["--runner=FlinkRunner", jar, f"--jar_cache_dir={tmp_path}"])
+    _ = pipeline | beam.Create([0])
+    with pytest.raises(UserError, match=r"could not fetch .*Connection refused.*`--flink_job_server_jar`"):
+        run(pipeline)
 
 
 def test_a_job_server_that_does_not_answer_is_one_line():

@@ -53,6 +53,7 @@ class RemoteJob:
     def failure(self, cause: BaseException) -> UserError:
         """The error of a job that failed for a cause, in one line."""
         reason = (one_line(cause) or _last_line(cause)).rstrip(".")
+        reason = reason.removeprefix(f"Pipeline {self.id} failed in state FAILED: ")
         page = f" See {self.page}." if self.page else ""
         return UserError(f"The job {self.id} failed: {reason}.{page}")
 

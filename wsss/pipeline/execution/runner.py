@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.error import URLError
 
 import apache_beam as beam
 import grpc
@@ -37,6 +38,7 @@ _LOGGERS = (
     None,
     "apache_beam.runners.portability.local_job_service",
     "apache_beam.options.pipeline_options",
+    "apache_beam.utils.subprocess_server",
 )
 _NOTES = (
     "Resource module is not available",  # of each model, where torch is not installed
@@ -44,6 +46,10 @@ _NOTES = (
     # Of Beam's own flags and those that only a cluster's runner knows; `split_arguments` refuses others.
     "Discarding unparseable args",
     "Unparseable argument",
+    # Of a job server that Beam starts for the one job.
+    "Really starting service",
+    "Really destroying service",
+    "Waiting for grpc channel to be ready",
 )
 _ERROR_LOGGERS = (
     None,  # of what a cluster says of a job that fails
@@ -157,6 +163,11 @@ def _submit(pipeline):
         return pipeline.run()
     except Exception as error:
         cause = _root_cause(error)
+        if isinstance(cause, URLError):
+            raise UserError(
+                f"Beam could not fetch the job server of this runner ({cause.reason}). Name a file that is "
+                "there: `--flink_job_server_jar`, `--spark_job_server_jar` or `--prism_location`."
+            ) from error
         if cause is error and type(error).__module__.split(".")[0] in _CLIENT_LIBRARIES:
             raise UserError(_refusal(error)) from error
         raise cause from error
