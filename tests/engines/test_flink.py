@@ -67,6 +67,7 @@ def test_a_killed_worker_and_a_killed_task_manager_repeat_no_finished_shard(fold
         assert len(finished) < 40
         kept.update({path: (stat.st_ino, stat.st_mtime_ns) for path, stat in finished.items()})
 
+    # The TaskManagers share a pool here and may stop each other's workers: one more reason to repeat.
     with worker_pool(tmp_path) as (pid, port), ThreadPoolExecutor() as threads:
         workers = ("--environment_type=EXTERNAL", f"--environment_config=localhost:{port}")
         kills = [
