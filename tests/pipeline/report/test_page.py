@@ -8,7 +8,8 @@ import pytest
 
 from wsss.pipeline.report.charts import line_chart
 from wsss.pipeline.report.page import render
-from wsss.pipeline.report.results import Metrics, Summary
+from wsss.pipeline.report.pictures import shown_pictures
+from wsss.pipeline.report.results import Metrics, Summary, read_summary
 
 NASTY = "<script>alert('1')</script> \"ü\" & 猫"
 THRESHOLDS = tuple(index / 100 for index in range(60))
@@ -139,3 +140,14 @@ def test_a_chart_has_round_ticks_within_its_frame(y, texts):
     assert all(left <= x <= right and top <= y <= bottom for x, y in points)
     assert chart.peak[:2] == min(points, key=lambda point: point[1])
     assert chart.line is None  # beyond the axis
+
+
+def test_the_page_says_how_masks_are_made_with_the_threshold_of_the_slider(labels):
+    folder = str(labels)
+    summary, metrics = read_summary(folder)
+    command = "python -m wsss.relabel LABELS --background_threshold"
+    with_slider = {"shown": shown_pictures(folder, summary)}
+    assert f'{command} <span id="relabel-threshold">0.20</span>' in render(summary, metrics, **with_slider)
+    for change in ({"save_scores": False}, {"cam": "probabilities"}, {"write": "irn_labels"}):
+        other = replace(summary, options={**summary.options, **change})
+        assert command not in render(other, metrics, **with_slider)

@@ -105,6 +105,10 @@ def _pictures_context(
         "shown": shown,
         "controls": controls,
         "scores_of": metrics.sweep_of if metrics else scores_of,
+        # A threshold of one's own for all images, as the slider has it; there is none for probabilities.
+        "relabels": bool(summary.options.get("save_scores"))
+        and summary.options.get("cam") != "probabilities"
+        and summary.options.get("write") == "masks",
         "start": 0.2 if summary.threshold is None else summary.threshold,
         "data": {
             "colors": controls["colors"],

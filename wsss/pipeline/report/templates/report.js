@@ -65,6 +65,7 @@
   const slide = (value) => {
     threshold = value;
     find("threshold-value").textContent = value === null ? "as written" : value.toFixed(2);
+    if (find("relabel-threshold")) find("relabel-threshold").textContent = Number(value === null ? find("threshold").defaultValue : value).toFixed(2);
     pictures.forEach((_, index) => redraw(index));
     if (find("enlarged").open) enlarge(current);
   };
