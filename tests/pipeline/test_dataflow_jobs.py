@@ -58,17 +58,38 @@ def on_dataflow(bucket, dataflow):
     return (*dataflow.flags, f"--temp_location={bucket}/temp", f"--sdk_container_image={IMAGE}")
 
 
-def test_a_collection_prepared_on_dataflow_has_the_bytes_of_a_local_run(bucket, dataflow):
+def prepare_images(bucket, images, output, *flags):
     rows = ["id,cat,dog,cow"]
-    for record in make_records():
-        io.write_bytes(f"{bucket}/photos/{record.image_id}.png", record.image_bytes)
+    for record in make_records(images):
+        io.write_bytes(f"{bucket}/photos_{images}/{record.image_id}.png", record.image_bytes)
         rows.append(f"{record.image_id},{','.join(str(int(k in record.labels)) for k in range(3))}")
     io.write_text(f"{bucket}/tags.csv", "\n".join(rows))
-    argv = ["--images", f"{bucket}/photos", "--labels", f"{bucket}/tags.csv", "--shards=3"]
+    argv = ["--images", f"{bucket}/photos_{images}", "--labels", f"{bucket}/tags.csv", "--shards=3"]
+    return prepare([*argv, "--output", f"{bucket}/{output}", *flags])
+
+
+def test_a_collection_prepared_on_dataflow_has_the_bytes_of_a_local_run(bucket, dataflow):
     for name, flags in (("local", ()), ("cloud", on_dataflow(bucket, dataflow))):
-        assert prepare([*argv, "--output", f"{bucket}/{name}", *flags]) == 0
+        assert prepare_images(bucket, 12, name, *flags) == 0
     assert dataflow.jobs
     assert tree(f"{bucket}/cloud") == tree(f"{bucket}/local")
+
+
+def test_more_images_make_no_larger_graph(bucket, dataflow):
+    for images in (6, 24):
+        assert prepare_images(bucket, images, f"shards_{images}", *on_dataflow(bucket, dataflow)) == 0
+    dataflow.holds = True
+    (image,) = make_records(1)
+    for images in (129, 257):
+        for index in range(images):
+            io.write_bytes(f"{bucket}/folder_{images}/photo_{index}.png", image.image_bytes)
+        data = ("--data", f"{bucket}/folder_{images}", "--images_per_shard=1", "--image_labels=predicted")
+        flags = (*data, "--background_threshold=0.3", "--detach", *on_dataflow(bucket, dataflow))
+        assert label_images(bucket, f"labels_{images}", *flags) == 0
+    prepared, prepared_more, labeled, labeled_more = (job.graph.ByteSize() for job in dataflow.jobs)
+    assert prepared_more - prepared < 100
+    # By the path of one plan file of 128 shards: 123 of them for 1,000,000 images, 64 a shard.
+    assert 0 < labeled_more - labeled < 500
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
