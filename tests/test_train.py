@@ -21,7 +21,9 @@ from tests.training.small_runs import (
     weights,
 )
 from wsss.common import io
+from wsss.data.dataset import open_collection
 from wsss.train import main
+from wsss.training.baseline import constant_scores
 from wsss.training.callbacks import read_history
 
 
@@ -91,6 +93,16 @@ def test_other_models_train_with_their_own_terms(model, data, tmp_path):
     (row,) = read_history(os.path.join(output, "history.csv"))
     assert ("er_loss" in row) == (model != "classifier")
     assert np.isfinite(float(row["loss"]))
+
+
+@pytest.mark.slow
+def test_the_frequencies_of_the_tags_become_part_of_the_class_scores(data, tmp_path):
+    output = str(tmp_path / "run")
+    arguments = command_line(data, output, model="seam", epochs=1, val_split="none", frozen_fraction=1)
+    assert main(arguments) == 0
+    assert io.read_json(os.path.join(output, "config.json"))["options"]["class_prior"] == "yes"
+    model = tf.keras.models.load_model(os.path.join(output, "model.keras"))
+    assert model.score_offset == pytest.approx(constant_scores(open_collection(data), "train").logits)
 
 
 @pytest.mark.slow

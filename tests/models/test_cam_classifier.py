@@ -162,3 +162,21 @@ def test_views_become_options_of_the_constructor(model_class, view):
     assert {name: config[name] for name in view.options()} == view.options()
     assert config["ER_reg_coef"] == 0.5
     assert "correlation_low" in [layer.name for layer in model.network.layers]
+
+
+def test_a_score_offset_is_part_of_the_scores_and_not_of_the_maps(tmp_path):
+    offset = [1.0, -2.0, 0.5]
+    model, plain = classifier(score_offset=offset), classifier()
+    images = with_logits(model, [0.5, 1, 2])
+    model.save(tmp_path / "model.keras")
+    for made in (model, CamClassifier.load(tmp_path / "model.keras")):
+        np.testing.assert_allclose(made.cam.predict_on_batch(images)[0, 0, 0], [0.5, 1, 2])
+        expected = 1 / (1 + np.exp([-1.5, 1.0, -2.5]))
+        np.testing.assert_allclose(made.predict_on_batch(images)[0], expected, rtol=1e-6)
+    assert model.get_config()["score_offset"] == offset
+    assert [weight.shape for weight in model.weights] == [weight.shape for weight in plain.weights]
+
+
+def test_a_score_offset_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match=r"`score_offset` must hold one number a class, 3\. Received: 2"):
+        classifier(score_offset=[0.0, 1.0])

@@ -38,6 +38,7 @@ SEAM_OPTIONS = {
     "cam_background": True,
     "max_correlation_positions": 20,
     "seed": 7,
+    "score_offset": [-2.0, 0.5, 1.0],
 }
 PIXEL2PROTOTYPE_OPTIONS = {
     "prototype_confidence_rate": 0.25,

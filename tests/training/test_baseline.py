@@ -21,6 +21,13 @@ def test_constant_scores_are_the_frequencies_of_the_tags(tmp_path):
     entropies = [-p * math.log(p) - (1 - p) * math.log(1 - p) if 0 < p < 1 else 0.0 for p in frequencies]
     assert baseline.loss == pytest.approx(sum(entropies) / 2, abs=1e-5)
     assert baseline.average_precision == pytest.approx(sum(frequencies) / 2)
+    assert baseline.logits == pytest.approx([math.log(p / (1 - p)) for p in frequencies])
+
+
+def test_the_log_odds_of_tags_that_all_or_no_images_have_are_finite(tmp_path):
+    collection = write_synthetic_collection(str(tmp_path / "same"), images=10, size=40, classes=1)
+    images = len(list(collection.read("train")))
+    assert constant_scores(collection, "train").logits == pytest.approx([math.log(2 * images - 1)])
 
 
 @pytest.mark.parametrize(

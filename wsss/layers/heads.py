@@ -1,5 +1,7 @@
 """Layers of the classification head: gradient stop and class scores of an image."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers, ops
 
@@ -26,14 +28,19 @@ class ImageScores(layers.Layer):
     Args:
         upsample: take the mean of the maps as resized to the image (aligned corners), as the authors do. The
             cells at the border then weigh half.
+        offset: constants `(classes,)` that are added to the means, but not to the maps; None: none.
     """
 
-    def __init__(self, upsample: bool = False, **kwargs):
+    def __init__(self, upsample: bool = False, offset: Sequence[float] | None = None, **kwargs):
         super().__init__(**kwargs)
         self.upsample = upsample
+        self.offset = None if offset is None else tuple(map(float, offset))
 
     def call(self, inputs):
-        cam, image = inputs
+        scores = self._means(*inputs)
+        return scores if self.offset is None else scores + ops.convert_to_tensor(self.offset, scores.dtype)
+
+    def _means(self, cam, image):
         if not self.upsample:
             return ops.mean(cam, axis=SPATIAL)
         # The mean along an axis right after its resizing: nothing of the size of the image is held.
@@ -47,4 +54,5 @@ class ImageScores(layers.Layer):
         return (input_shapes[0][0], input_shapes[0][-1])
 
     def get_config(self):
-        return {**super().get_config(), "upsample": self.upsample}
+        config = {**super().get_config(), "upsample": self.upsample}
+        return config if self.offset is None else {**config, "offset": list(self.offset)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,7 +23,7 @@ _LOSS_OF_ACTIVATION = {
 # In files of version 0.1.0 the configuration also holds SEAM's options.
 _OWN_CONFIG = (
     *("name", "trainable", "dtype", "classes", "classification_activation", "dropout", "cam_background"),
-    *("upsample_scores", "model"),
+    *("upsample_scores", "score_offset", "model"),
 )
 
 
@@ -46,6 +46,8 @@ class CamClassifier(NetworkModel):
         cam_background: give the last convolution an extra channel 0 that nothing reads, as in the
             authors' checkpoints.
         upsample_scores: average the maps as resized to the image, see `ImageScores`.
+        score_offset: constants `(classes,)` added to the logits of the class scores, not to the maps: with
+            the log-odds of the tags' frequencies, maps need not learn how rare a class is.
         extra_heads: function `(cam, features) -> {name: Keras tensor}` of a subclass's further outputs.
         network: the complete functional model in place of the first two arguments; used by loading.
 
@@ -81,6 +83,7 @@ class CamClassifier(NetworkModel):
         dropout: float = 0.0,
         cam_background: bool = False,
         upsample_scores: bool = False,
+        score_offset: Sequence[float] | None = None,
         extra_heads: Callable | None = None,
         network: keras.Model | None = None,
         **kwargs,
@@ -92,6 +95,12 @@ class CamClassifier(NetworkModel):
         self.classification_activation = classification_activation
         self.dropout, self.cam_background = float(dropout), bool(cam_background)
         self.upsample_scores = bool(upsample_scores)
+        if score_offset is not None and len(score_offset) != self.classes:
+            raise ValueError(
+                f"`score_offset` must hold one number a class, {self.classes}. Received: {len(score_offset)}."
+            )
+        # A tuple: Keras wraps lists, and configurations with wrapped ones cannot be copied.
+        self.score_offset = None if score_offset is None else tuple(map(float, score_offset))
         if network is None:
             network = self._build_network(image_input, feature_output, extra_heads)
         self.network = _with_logits(network)
@@ -126,7 +135,8 @@ class CamClassifier(NetworkModel):
         if self.cam_background:
             cam = cam[..., 1:]
         extra = extra_heads(cam, feature) if extra_heads else {}
-        logits = ImageScores(upsample=self.upsample_scores, dtype="float32", name="logits")([cam, image])
+        image_scores = ImageScores(self.upsample_scores, self.score_offset, dtype="float32", name="logits")
+        logits = image_scores([cam, image])
         scores = layers.Activation(self._score_activation, dtype="float32", name="scores")(logits)
         return keras.Model(image, {"cam": cam, "logits": logits, "scores": scores, **extra}, name="network")
 
@@ -214,6 +224,7 @@ class CamClassifier(NetworkModel):
             "dropout": self.dropout,
             "cam_background": self.cam_background,
             "upsample_scores": self.upsample_scores,
+            "score_offset": None if self.score_offset is None else list(self.score_offset),
             "model": keras.saving.serialize_keras_object(self.network),
         }
 

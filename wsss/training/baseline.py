@@ -21,6 +21,7 @@ class ConstantScores:
     Attributes:
         loss: their binary cross-entropy, mean over the classes.
         average_precision: mean average precision of scores that do not depend on the image.
+        logits: log-odds of the frequency of each class, which is bounded by half an image from 0 and 1.
         same_tags: classes that every image has, where no image has any other; empty where tags differ.
     """
 
@@ -29,6 +30,7 @@ class ConstantScores:
     loss: float
     average_precision: float
     same_tags: tuple[str, ...] = ()
+    logits: tuple[float, ...] = ()
 
     def find_problem(self, loss: float, average_precision: float | None) -> str | None:
         """Why a classifier of this loss and precision has not learned, in one line; None if it has.
@@ -59,12 +61,14 @@ def constant_scores(collection: Collection, split: str, limit: int = 1000) -> Co
     frequency = tags.mean(axis=0)
     inside = np.clip(frequency, 1e-7, 1 - 1e-7)
     entropy = -(inside * np.log(inside) + (1 - inside) * np.log(1 - inside))
+    bounded = np.clip(frequency, 0.5 / len(tags), 1 - 0.5 / len(tags))
     present = frequency[frequency > 0]
     everywhere = [name for name, part in zip(collection.class_names, frequency, strict=True) if part == 1]
     return ConstantScores(
         float(entropy.mean()),
         float(present.mean()) if len(present) else 0.0,
         tuple(everywhere) if len(everywhere) == len(present) else (),
+        tuple((np.log(bounded) - np.log1p(-bounded)).tolist()),
     )
 
 

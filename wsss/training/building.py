@@ -1,6 +1,6 @@
 """Builds the backbone, the model, the optimizer and the dataset that the options describe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.error import URLError
 
@@ -74,13 +74,16 @@ def make_backbone(options: TrainingOptions) -> Backbone:
         ) from error
 
 
-def make_model(options: TrainingOptions, classes: int, backbone: Backbone) -> keras.Model:
+def make_model(
+    options: TrainingOptions, classes: int, backbone: Backbone, tag_logits: Sequence[float] | None = None
+) -> keras.Model:
     """The model to be trained, compiled; to be called under the strategy's scope.
 
     Args:
         options: `TrainingOptions`.
         classes: number of classes, without background.
         backbone: `Backbone`, made under the same scope.
+        tag_logits: log-odds of the frequencies of the tags `(classes,)`, of `--class_prior yes`.
 
     Raises:
         UserError: the model needs stages that the backbone does not have.
@@ -101,7 +104,11 @@ def make_model(options: TrainingOptions, classes: int, backbone: Backbone) -> ke
     dropout = 0.5 if options.dropout and options.backbone == "resnet38" else 0.0
     if options.model == "classifier":
         return CamClassifier.from_backbone(
-            backbone, classes, dropout=dropout, upsample_scores=options.view == "rescale"
+            backbone,
+            classes,
+            dropout=dropout,
+            upsample_scores=options.view == "rescale",
+            score_offset=tag_logits,
         )
     contrast: dict[str, Any] = {}
     if options.model == "pixel2prototype":
@@ -120,6 +127,7 @@ def make_model(options: TrainingOptions, classes: int, backbone: Backbone) -> ke
         min_pooling_rate=options.min_pooling_rate,
         ECR_pooling_rate=options.ecr_pooling_rate,
         dropout=dropout,
+        score_offset=tag_logits,
         seed=options.seed,
         **contrast,
     )

@@ -92,6 +92,13 @@ class TrainingOptions(cli.Options):
         "fewer than 100 images, if none of the four is given",
         choices=("auto", "yes", "no"),
     )
+    class_prior: str = cli.option(
+        "auto",
+        "of models that learn from tags: add to the class scores, not to the maps, the log-odds of the "
+        "frequency of each tag, so that maps need not learn which tags are rare; auto: yes where "
+        "--frozen_fraction is 1, as it is of few images",
+        choices=("auto", "yes", "no"),
+    )
     freeze_batch_norm: bool = cli.option(True, "keep statistics, scale and offset of pretrained batch norms")
     dropout: bool = cli.option(True, "use the dropout of backbones and heads that have one")
     standardize_correlation: str = cli.option(
@@ -240,6 +247,10 @@ class TrainingOptions(cli.Options):
         if self.masks and not self.learns_from_masks:
             raise UserError(
                 f"--masks is for the models affinity, irn and deeplab; {self.model} learns from tags."
+            )
+        if self.class_prior == "yes" and self.learns_from_masks:
+            raise UserError(
+                f"--class_prior is for models that learn from tags; {self.model} learns from masks."
             )
         if self.masks and not self.data:
             raise UserError("--masks needs --data, the images that the label maps belong to.")

@@ -36,6 +36,7 @@ _BEFORE = {
     "masks": "",
     "head": "deeplabv3plus",
     "train_backbone": "auto",
+    "class_prior": "no",
 }
 _NUMBER_FORMATS = ("auto", "none", "float16", "bfloat16")
 _BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
