@@ -200,6 +200,16 @@ def test_scores_of_other_images_are_refused_in_one_line(labels, run, records, tm
     assert "other classes" in capsys.readouterr().err
 
 
+def test_images_that_were_moved_are_named_by_a_flag(run, records, tmp_path, capsys):
+    write_collection(str(tmp_path / "before"), records)
+    assert label(tmp_path / "labels", run, "--data", str(tmp_path / "before")) == 0
+    (tmp_path / "before").rename(tmp_path / "now")
+    arguments = [str(tmp_path / "labels"), "--output", str(tmp_path / "anew")]
+    assert relabel(arguments) == 2
+    assert f"`--data` names where the images of {tmp_path / 'labels'} are now" in capsys.readouterr().err
+    assert relabel([*arguments, "--data", str(tmp_path / "now")]) == 0
+
+
 def test_missing_and_damaged_score_files_are_failures_that_may_pass(labels, records, tmp_path, capsys):
     folder, (gone, cut, other) = tmp_path / "labels", [record.image_id for record in records[:3]]
     shutil.copytree(labels, folder)

@@ -45,13 +45,18 @@ def open_inputs(job: JobSettings, scores: ScoreFolder | None = None) -> Inputs:
     """
     model, settings = job.model, job.images
     data = settings.data
-    images = open_images(
-        data,
-        settings.split,
-        images_per_shard=settings.images_per_shard,
-        previews=settings.previews,
-        leave_out=(job.output.path, *([scores.path] if scores else [])),
-    )
+    try:
+        images = open_images(
+            data,
+            settings.split,
+            images_per_shard=settings.images_per_shard,
+            previews=settings.previews,
+            leave_out=(job.output.path, *([scores.path] if scores else [])),
+        )
+    except UserError as error:
+        if not job.labels:
+            raise
+        raise UserError(f"{error} `--data` names where the images of {job.labels} are now.") from error
     collection = images.collection
     if collection is None and job.cams.image_labels == "truth":
         raise UserError(
