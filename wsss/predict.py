@@ -33,7 +33,7 @@ def make_parser() -> cli.Parser:
         LabelOptions,
         prog="python -m wsss.predict",
         description="Writes a mask for each image of a folder. Beam's own flags may be added.",
-        leave_out=("data", *NEW_IMAGES),
+        leave_out=("data", "labels", *NEW_IMAGES),
     )
     help_text = "folder of images, local or gs://, with sub-folders"
     parser.add_argument("--images", required=True, metavar="DIR", help=help_text)

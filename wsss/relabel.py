@@ -38,7 +38,7 @@ def make_parser() -> cli.Parser:
         prog="python -m wsss.relabel",
         description="Makes masks anew from the scores that `pseudo_labels --save_scores` stored, without the "
         "model. Beam's own flags may be added.",
-        leave_out=("output", "save_scores", *FIXED),
+        leave_out=("output", "save_scores", "labels", *FIXED),  # of tags, those of the labels stay
         inherit=INHERITED,
         inherit_from="as in LABELS",
     )

@@ -87,6 +87,12 @@ class LabelOptions(cli.Options):
         "", "collection, TFDS name or folder of images; default: the run's own", metavar="DIR"
     )
     split: str = cli.option("", "split of the collection, or all; default: the one trained on")
+    labels: str = cli.option(
+        "",
+        "of a folder of images: table of their tags, with a column id and one 0/1 column a class, or one "
+        "column labels of names, as wsss.prepare reads it",
+        metavar="CSV",
+    )
     output: str = cli.option(
         "", "folder, local or gs://; default: pseudo_labels/SPLIT beside the model", metavar="DIR"
     )
@@ -216,6 +222,8 @@ class LabelOptions(cli.Options):
     def check(self) -> None:
         if isinstance(self.refine, str):  # from Python, as on the command line
             object.__setattr__(self, "refine", _refinements_of_text(self.refine))
+        if self.labels and self.image_labels == "predicted":
+            raise UserError("`--labels` gives the tags of the images: leave out `--image_labels predicted`.")
         if self.background_threshold is not None and self.background_alpha is not None:
             raise UserError("Give one of `--background_threshold` and `--background_alpha`.")
         if self.write != "masks" and "crf" in self.refine:

@@ -7,6 +7,7 @@ labels is read here, PASCAL VOC's and COCO's layouts in `voc` and `coco`.
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from wsss.data.records import Record
 from wsss.data.sources import coco
 from wsss.data.sources.base import ListedImage, Listing, Problem
 from wsss.data.sources.files import NameHints, image_ids, list_folder, stem
-from wsss.data.sources.label_table import parse_class_names, parse_label_table
+from wsss.data.sources.label_table import LabelTable, parse_class_names, parse_label_table
 from wsss.data.sources.mask_coding import MaskCoding
 
 _AS_THEY_ARE = MaskCoding()
@@ -52,7 +53,7 @@ def read_folder(
         UserError: a path is missing, or the table cannot be used.
     """
     class_names = read_class_names(classes) if classes else None
-    table = _parse_file(parse_label_table, labels, "--labels", class_names, label_separator)
+    table = read_label_table(labels, class_names, label_separator)
     if table.has_splits and val_fraction is not None:
         raise UserError("`--val_fraction` is for tables without a column `split`; this one has splits.")
     listing, mask_paths = _list_images_and_masks(images, masks)
@@ -86,6 +87,17 @@ def read_folder(
         problems=table.problems + listing.problems + problems,
         notes=notes,
     )
+
+
+def read_label_table(
+    path: str, class_names: Sequence[str] | None = None, label_separator: str | None = None
+) -> LabelTable:
+    """The table of labels in a file, see `label_table.parse_label_table`.
+
+    Raises:
+        UserError: the file cannot be read, or the table not be used.
+    """
+    return _parse_file(parse_label_table, path, "--labels", class_names, label_separator)
 
 
 def make_record(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from wsss.common.errors import UserError
 from wsss.data.dataset import Collection
+from wsss.pipeline.image_tags import ImageTags
 from wsss.pipeline.job.score_folder import ScoreFolder
 from wsss.pipeline.job.settings import JobSettings
 from wsss.pipeline.stages.read import ImageShards, open_images
@@ -45,6 +46,7 @@ def open_inputs(job: JobSettings, scores: ScoreFolder | None = None) -> Inputs:
     """
     model, settings = job.model, job.images
     data = settings.data
+    tags = ImageTags(settings.tag_table, model.class_names) if settings.tag_table else None
     try:
         images = open_images(
             data,
@@ -52,24 +54,28 @@ def open_inputs(job: JobSettings, scores: ScoreFolder | None = None) -> Inputs:
             images_per_shard=settings.images_per_shard,
             previews=settings.previews,
             leave_out=(job.output.path, *([scores.path] if scores else [])),
+            tags=tags,
         )
     except UserError as error:
         if not job.labels:
             raise
         raise UserError(f"{error} `--data` names where the images of {job.labels} are now.") from error
     collection = images.collection
-    if collection is None and job.cams.image_labels == "truth":
+    if collection is not None and settings.tag_table:
+        raise UserError(f"`--labels` goes with a folder of images; the collection {data} has its own tags.")
+    if collection is None and not settings.tag_table and job.cams.image_labels == "truth":
         raise UserError(
-            f"{data} is a folder of images without tags: pass `--image_labels predicted`, or make a "
-            "collection of images and tags with `python -m wsss.prepare`."
+            f"{data} is a folder of images without tags: pass their table, `--labels tags.csv`, or "
+            "`--image_labels predicted`."
         )
     _check_classes(model, collection, data)
     known = scores.made_with.class_names if scores else ()
     classes = len(known) or job.cams.handler.load_model().classes
-    names = collection.class_names if collection else ()
+    names = collection.class_names if collection else images.tags.class_names if images.tags else ()
     names = names or known or model.class_names or tuple(f"class_{index + 1}" for index in range(classes))
     if len(names) != classes:
-        raise UserError(f"The model knows {classes} classes, {data} has {len(names)}.")
+        where = settings.tag_table or data
+        raise UserError(f"The model knows {classes} classes, {where} has {len(names)}.")
     affinity = _open_affinity_model(job.affinity_model, settings.max_side) if job.affinity_model else None
     return Inputs(collection.directory if collection else data, images, names, affinity)
 

@@ -24,6 +24,7 @@ class ImageSettings:
     Attributes:
         data, split, images_per_shard, previews: see `wsss.pipeline.stages.read.open_images`.
         max_side: pixels to whose long side the networks see them shrunk; 0 = never.
+        tag_table: of a folder of images, path of the table of their tags; empty without one.
     """
 
     data: str
@@ -31,6 +32,7 @@ class ImageSettings:
     images_per_shard: int
     previews: int
     max_side: int
+    tag_table: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def resolve(options: LabelOptions, run: TrainedRun) -> JobSettings:
         scales=options.scales or (SEGMENTATION_SCALES if segments else CAM_SCALES),
         cam=cam,
         min_side=run.min_side if options.min_side is None else options.min_side,
-        image_labels=options.image_labels or ("predicted" if segments else "truth"),
+        image_labels=options.image_labels or ("predicted" if segments and not options.labels else "truth"),
         background_threshold=background.threshold,
         threshold_adaptation=background.adaptation,
         crf_preset=options.crf_preset or crf_preset,
@@ -145,7 +147,8 @@ def _by_step(options: LabelOptions, run: TrainedRun, threshold: ThresholdSetting
     return JobSettings(
         model=run,
         images=ImageSettings(
-            options.data, options.split, options.images_per_shard, options.previews, options.max_side
+            *(options.data, options.split, options.images_per_shard, options.previews, options.max_side),
+            tag_table=options.labels,
         ),
         cams=CamSettings(
             CamModelHandler(run.model_path, run.model_hash, options.predictor, hints),

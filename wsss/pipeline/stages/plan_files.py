@@ -50,4 +50,7 @@ def read_plan(path: str) -> Iterator[InputShard]:
     """Yields the shards in a plan file."""
     for fields in io.read_json(path):
         fields["image_paths"] = tuple(map(tuple, fields["image_paths"]))
+        fields["image_labels"] = tuple(
+            None if each is None else tuple(each) for each in fields["image_labels"]
+        )
         yield InputShard(**{**fields, "previews": tuple(fields["previews"])})

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from wsss.common import io
+from wsss.common.fingerprint import combine
 from wsss.data.dataset import Collection, open_collection
 from wsss.data.images import BadImage, inspect_image
 from wsss.data.records import Record
@@ -18,6 +19,7 @@ from wsss.data.tfrecord import read_records
 from wsss.pipeline.dead_letter import Failure, ShardEnd
 from wsss.pipeline.execution import measures
 from wsss.pipeline.image_folder import ImageFolder, fingerprints
+from wsss.pipeline.image_tags import ImageTags
 
 
 class InputImage(NamedTuple):
@@ -44,6 +46,7 @@ class InputShard:
         images: number of images in it.
         record_path: the TFRecord file, or None.
         image_paths: of a folder, `(image_id, path)` each; see `ImageShards.with_paths`.
+        image_labels: of a folder with tags, the classes of each image, 0-based; None of one without.
         previews: positions in the shard of the images of which pictures are wanted.
         limit: number of images, the first ones, that are read; None reads all.
     """
@@ -53,6 +56,7 @@ class InputShard:
     images: int
     record_path: str | None = None
     image_paths: tuple[tuple[str, str], ...] = ()
+    image_labels: tuple[tuple[int, ...] | None, ...] = ()
     previews: tuple[int, ...] = ()
     limit: int | None = None
 
@@ -63,13 +67,15 @@ class ImageShards:
 
     Attributes:
         shards: the units of work, in order.
-        collection: the collection, or None for a plain folder, of which neither labels nor masks are known.
+        collection: the collection, or None for a plain folder, of which no masks are known.
         folder: that folder, or None.
+        tags: of the images of the folder, or None.
     """
 
     shards: tuple[InputShard, ...]
     collection: Collection | None = None
     folder: ImageFolder | None = None
+    tags: ImageTags | None = None
 
     def with_paths(self, shards: Iterable[InputShard]) -> Iterator[InputShard]:
         """Yields some of the shards with the paths of their images, which `shards` leaves out."""
@@ -80,7 +86,8 @@ class ImageShards:
         positions = {shard.name: position for position, shard in enumerate(self.shards)}
         for shard in shards:
             members = folder.members(positions[shard.name])
-            yield replace(shard, image_paths=tuple((image_id, file.path) for _, image_id, file in members))
+            paths = tuple((image_id, file.path) for _, image_id, file in members)
+            yield replace(shard, image_paths=paths, image_labels=_labels_of(members, self.tags))
 
     @property
     def name(self) -> str:
@@ -89,7 +96,13 @@ class ImageShards:
 
 
 def open_images(
-    data: str, split: str, *, images_per_shard: int = 64, previews: int = 0, leave_out: Sequence[str] = ()
+    data: str,
+    split: str,
+    *,
+    images_per_shard: int = 64,
+    previews: int = 0,
+    leave_out: Sequence[str] = (),
+    tags: ImageTags | None = None,
 ) -> ImageShards:
     """Lists the shards of a collection's split, or hashes the images of a folder into shards.
 
@@ -99,14 +112,18 @@ def open_images(
         images_per_shard: of a folder, how many images make a shard, about.
         previews: number of images in all of which pictures are wanted; they are spaced evenly.
         leave_out: folders whose files are no images to be read, such as the output within the folder.
+        tags: of the images of a folder.
 
     Raises:
-        UserError: there is neither, or two images of the collection have one id.
+        UserError: there is neither, the tags are of other images, or two images of a collection have one id.
     """
     is_folder = io.is_remote(data) or io.exists(data)  # a store knows no folders, only what is in them
     if is_folder and not io.exists(io.join(data, "dataset_info.json")):
         folder = ImageFolder(data, images_per_shard, leave_out)
-        return ImageShards(tuple(_folder_shards(folder, split, previews)), folder=folder)
+        shards = tuple(_folder_shards(folder, split, previews, tags))
+        if tags is not None:
+            tags.check_use()
+        return ImageShards(shards, folder=folder, tags=tags)
     collection = open_collection(data)
     collection.check_ids(split)
     check_masks(collection)
@@ -209,28 +226,43 @@ def _read_collection(shard, collection):
             yield Failure.of(shard.name, f"{name}__{index}", "read", error)
 
 
+def _labels_of(members, tags):
+    return () if tags is None else tuple(tags.of(file.name, image_id) for _, image_id, file in members)
+
+
 def _read_images(shard):
-    for image_id, path in shard.image_paths:
+    every = shard.image_labels or itertools.repeat(())
+    for (image_id, path), labels in zip(shard.image_paths, every):
+        if labels is None:
+            why = "Unlabeled: the table of labels has no row of it, or rows that disagree."
+            yield Failure(shard.name, image_id, "read", why)
+            continue
         try:
             data = io.read_bytes(path)
             size = inspect_image(data)
-            yield Record(image_id, data, (), size.height, size.width, size.orientation)
+            yield Record(image_id, data, labels, size.height, size.width, size.orientation)
         except BadImage as error:
             yield Failure.of(shard.name, image_id, "decode", error)
         except (FileNotFoundError, PermissionError, MemoryError) as error:
             yield Failure.of(shard.name, image_id, "read", error)
 
 
-def _folder_shards(folder, split, previews):
+def _folder_shards(folder, split, previews, tags):
     wanted = set(_spaced(previews, folder.images))
     for index in range(folder.shards):
         members = folder.members(index)
         yield InputShard(
             name=_shard_name(split, index, folder.shards),
-            source=folder.source(members),
+            source=_source(folder, members, tags),
             images=len(members),
             previews=tuple(at for at, (position, _, _) in enumerate(members) if position in wanted),
         )
+
+
+def _source(folder, members, tags):
+    """Fingerprint of images, and of their tags where there are some: with others they are labeled anew."""
+    of_images = folder.source(members)
+    return of_images if tags is None else combine([of_images, *map(str, _labels_of(members, tags))])
 
 
 def _shard_name(split, index, count):
