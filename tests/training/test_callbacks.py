@@ -109,7 +109,9 @@ def test_what_a_monitor_concluded_outlives_a_kill(tmp_path):
     """Also one after the last epoch, before the result was written: a restart was still to come."""
     monitors = []
     for _ in "ab":
-        monitors.append(LearningMonitor(ConstantScores(0.5, 0.5), steps_per_epoch=STEPS, min_steps=STEPS))
+        monitors.append(
+            LearningMonitor(ConstantScores(0.5, 0.5), steps_per_epoch=STEPS, epochs=2, min_steps=STEPS)
+        )
         model = make_model()
         keeper = keeper_for(tmp_path / "state.npz", model, monitor=monitors[-1])
         if len(monitors) == 1:
@@ -120,6 +122,15 @@ def test_what_a_monitor_concluded_outlives_a_kill(tmp_path):
     assert (first.learned, first.best_map, first.stopped) == (False, 0.75, True)
     assert second.problem == first.problem
     assert (second.learned, second.best_map, second.stopped) == (False, 0.75, True)
+
+
+@pytest.mark.parametrize(("epochs", "learned"), [(1, False), (2, None)])
+def test_the_rest_of_an_interrupted_epoch_is_not_taken_for_the_last_epoch(epochs, learned):
+    monitor = LearningMonitor(ConstantScores(0.5, 0.5), steps_per_epoch=STEPS, epochs=epochs)
+    model = make_model()
+    fit(model, make_data(), [FailingMetrics(), monitor], epochs=1)
+    assert monitor.learned is learned
+    assert model.stop_training == (learned is False)
 
 
 def test_the_history_keeps_the_rows_of_the_epochs_that_were_done(tmp_path):

@@ -131,6 +131,7 @@ class LearningMonitor(keras.callbacks.Callback):
     Args:
         baseline: what constant scores reach.
         steps_per_epoch: steps of a whole epoch.
+        epochs: of the whole run; a call of `fit` may be for the rest of an interrupted epoch alone.
         watch_map: whether a `val_map` at chance counts as not having learned.
         min_steps: steps before which nothing is concluded.
         stops: whether a network that does not learn is stopped.
@@ -146,13 +147,14 @@ class LearningMonitor(keras.callbacks.Callback):
         baseline: Any,
         *,
         steps_per_epoch: int,
+        epochs: int,
         watch_map: bool = True,
         min_steps: int = 100,
         stops: bool = True,
     ):
         super().__init__()
         self._baseline, self._steps_per_epoch, self._watch_map = baseline, steps_per_epoch, watch_map
-        self._min_steps, self._stops = min_steps, stops
+        self._epochs, self._min_steps, self._stops = epochs, min_steps, stops
         self.learned: bool | None = None
         self.problem: str | None = None
         self.best_map: float | None = None
@@ -179,7 +181,7 @@ class LearningMonitor(keras.callbacks.Callback):
         if precision is not None:
             self.best_map = max(float(precision), self.best_map or 0.0)
         steps = (epoch + 1) * self._steps_per_epoch
-        if steps < self._min_steps and epoch + 1 < self.params["epochs"]:
+        if steps < self._min_steps and epoch + 1 < self._epochs:
             return
         self.problem = self._baseline.find_problem(loss, precision if self._watch_map else None)
         self.learned = self.problem is None

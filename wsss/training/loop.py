@@ -90,6 +90,7 @@ class _Attempt:
         self.monitor = baseline and callbacks.LearningMonitor(
             baseline,
             steps_per_epoch=self._steps,
+            epochs=options.passes,
             watch_map=options.strategy != "multi_worker",  # only the chief measures it, and all must agree
             stops=options.on_divergence == "stop"
             or (options.on_divergence == "restart" and progress.restarts < RESTARTS),
