@@ -55,6 +55,15 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path, overwrite):
     assert content(tmp_path) == {"masks/mine.png": "old"}
 
 
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, path):
+    write(tmp_path, "notes.txt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="path of the output is empty"):
+        claim(path, "collection", owned=OWNED)
+    assert content(tmp_path) == {"notes.txt": "old"}
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     write(tmp_path, "file")
     with pytest.raises(UserError, match="is a file, not a folder"):

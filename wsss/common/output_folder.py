@@ -184,9 +184,14 @@ def claim(
         `OutputFolder`.
 
     Raises:
-        UserError: the folder is an input, holds files that are not ours, or results that are to be kept.
+        UserError: the folder is an input, holds files that are not ours, or results that are to be kept; or
+            the path is empty, which would be the current folder whatever it holds.
     """
     path, owned = os.fspath(folder), tuple(owned)
+    if not path.strip():
+        raise UserError(
+            "The path of the output is empty. Name a new or empty folder; `.` is the current one."
+        )
     _check_inputs(path, owned, inputs)
     marker = read_marker(path)
     if marker is None:

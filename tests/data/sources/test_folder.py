@@ -81,6 +81,12 @@ def test_masks_are_found_by_name_also_inside_the_folder_of_images(tmp_path):
     assert source.notes == ["masks without an image in the table: 1"]
 
 
+def test_masks_of_which_none_has_the_name_of_an_image_are_refused(tmp_path):
+    write(tmp_path / "images", {"a.jpg": IMAGE, "b.jpg": IMAGE, "masks/a_mask.png": IMAGE})
+    with pytest.raises(UserError, match=r"None of the images has a mask .*a_mask\.png, but no a\.png"):
+        read(tmp_path, "id,cat\na,1\nb,0\n", masks=str(tmp_path / "images" / "masks"))
+
+
 def test_masks_may_lie_beside_their_images(tmp_path):
     write(tmp_path / "images", {"a.jpg": IMAGE, "a.png": IMAGE, "b.JPG": IMAGE, "c.png": IMAGE})
     for masks in (tmp_path / "images", f"{tmp_path}/./images/"):
@@ -285,6 +291,18 @@ def test_annotations_may_be_in_any_encoding(tmp_path, encoding):
     assert read_voc(str(tmp_path)).class_names == (name,)
 
 
+def test_a_namespace_hides_no_tag(tmp_path):
+    own_devkit(tmp_path, {}, {"a": 255})
+    write(tmp_path, {"Annotations/a.xml": '<a xmlns="urn:x"><object><name>cow</name></object></a>'})
+    assert read_voc(str(tmp_path)).items[0].labels == (CLASS_NAMES.index("cow"),)
+
+
+def test_a_folder_of_photographs_of_a_devkit_is_not_passed_over(tmp_path):
+    own_devkit(tmp_path, *TRACTOR_AND_COW)
+    with pytest.raises(UserError, match="`--images` must be a folder with images"):
+        read_voc(str(tmp_path), images=str(tmp_path / "nowhere"))
+
+
 def test_an_encoding_that_is_none_is_a_problem_of_its_image(tmp_path):
     own_devkit(tmp_path, {"b": ["cow"]}, {"a": 255, "b": 255})
     write(tmp_path, {"Annotations/a.xml": b'<?xml version="1.0" encoding="klingon"?><annotation/>'})
@@ -327,6 +345,22 @@ def test_coco_is_listed_with_contiguous_classes(tmp_path):
     expected = np.ones((7, 12), np.uint8)  # the large car lies under the small toothbrush
     expected[1:4, 1:4] = 2
     np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_category_of_the_background_is_no_class(tmp_path):
+    categories = [{"id": 90, "name": "_background_"}, {"id": 3, "name": "car"}]
+    content = coco_content(categories=categories)
+    write(tmp_path, {"annotations/instances_train.json": content, "train/000008.jpg": IMAGE})
+    source = read_coco(str(tmp_path))
+    assert (source.class_names, source.items[0].labels) == (("car",), (0,))
+    assert np.unique(draw_mask(source.items[0].mask)).tolist() == [0, 1]
+    assert "`_background_`, is no class" in source.notes[0]
+
+
+def test_a_class_called_background_is_refused(tmp_path):
+    own_devkit(tmp_path, {"a": ["background"]}, {"a": 255})
+    with pytest.raises(UserError, match="class `background`; the background is number 0"):
+        read_voc(str(tmp_path))
 
 
 def test_faults_of_a_coco_file_are_found(tmp_path):

@@ -139,3 +139,26 @@ def test_swapped_numbers_of_two_classes_among_many_are_refused(tmp_path):
         find_mask_coding(items(tmp_path, *good, *swap), names)
     coding, _ = find_mask_coding(items(tmp_path, *good, swap[0]), names)  # one mistake is no rule
     assert coding == MaskCoding()
+
+
+def test_numbers_that_count_from_another_one_are_refused(tmp_path):
+    names, tags = ("cat", "dog"), ([0], [1], [0, 1], [])
+    for shift in (-1, 1):  # 0 the first class and 255 the background; or 1 the background
+        masks = [half(0), half(0), half(0), half(0)]
+        for mask, labels in zip(masks, tags):
+            for label in labels:
+                mask[label] = label + 1
+        found = items(
+            tmp_path, *((labels, mask + np.uint8(shift % 256)) for labels, mask in zip(tags, masks))
+        )
+        with pytest.raises(UserError, match="off by one: 3 of 3 images show their tags if"):
+            find_mask_coding(found, names)
+
+
+def test_masks_of_foreground_alone_are_refused_for_several_classes(tmp_path):
+    names, tags = ("cat", "dog"), ([0], [1], [0, 1], [])
+    found = items(tmp_path, *((labels, half(1) if labels else half(0)) for labels in tags))
+    with pytest.raises(UserError, match=r"one number alone, 1 \(cat\).*tagged dog"):
+        find_mask_coding(found, names)
+    shown = items(tmp_path, ([0], half(1)), ([0, 1], half(1)), ([], half(0)))
+    assert find_mask_coding(shown, names)[0] == MaskCoding()

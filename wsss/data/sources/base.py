@@ -50,7 +50,7 @@ class Listing:
     """A user's images, labels and masks, listed before any image is opened.
 
     Raises:
-        UserError: there are more classes than a mask can hold.
+        UserError: there are more classes than a mask can hold, or one is called `background`.
 
     Attributes:
         class_names: tuple of str.
@@ -70,6 +70,17 @@ class Listing:
 
     def __post_init__(self) -> None:
         check_class_count(len(self.class_names), "The collection")
+        background = next(filter(is_background, self.class_names), None)
+        if background is not None:
+            raise UserError(
+                f"The collection has a class `{background}`; the background is number 0 of the masks and no "
+                "class. Leave it out, or give it another name."
+            )
+
+
+def is_background(name: str) -> bool:
+    """Whether a name of a class is that of the background."""
+    return name.lower().strip("_") == "background"
 
 
 def is_text(value: Any) -> TypeGuard[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from wsss.common import io
 from wsss.common.constants import IGNORE
 from wsss.common.errors import UserError
-from wsss.data.sources.base import ListedImage, Listing, Problem, is_text
+from wsss.data.sources.base import ListedImage, Listing, Problem, is_background, is_text
 from wsss.data.sources.files import image_ids
 
 
@@ -28,6 +28,7 @@ class _Annotations:
         shapes: image id -> `(category id, segmentation, area)` each.
         unmatched: the annotations whose image is not listed, as text for a message.
         ignored: id of the category whose pixels are unknown, as `wsss.export` writes it; None without one.
+        background: id of the category that is called `background`; None without one.
     """
 
     path: str
@@ -36,11 +37,13 @@ class _Annotations:
     shapes: dict[str, list[tuple[str, Any, float]]]
     unmatched: list[str]
     ignored: str | None = None
+    background: str | None = None
 
     @property
     def classes(self) -> dict[str, str]:
-        """The categories but the ignored one."""
-        return {category: name for category, name in self.categories.items() if category != self.ignored}
+        """The categories but the ignored one and the background."""
+        others = (self.ignored, self.background)
+        return {category: name for category, name in self.categories.items() if category not in others}
 
 
 def read_coco(directory: str, images: str = "") -> Listing:
@@ -76,6 +79,9 @@ def read_coco(directory: str, images: str = "") -> Listing:
             raise UserError(f"{content.path} has other categories than {paths[0]}.")
         folder = images or _image_folder(directory, name, content)
         _list_split(content, split, folder, items, problems)
+        if content.background is not None:
+            name = content.categories[content.background]
+            notes.append(f"category {content.background} of {content.path}, `{name}`, is no class")
         if content.unmatched:
             notes.append(
                 f"annotations of {content.path} whose image is not listed: {len(content.unmatched)}, "
@@ -94,6 +100,8 @@ def _list_split(content, split, folder, items, problems):
     value = {category: index + 1 for category, index in number.items()}
     if content.ignored is not None:
         value[content.ignored] = IGNORE
+    if content.background is not None:
+        value[content.background] = 0
     ids = image_ids({name for name, _, _ in content.images.values()})
     seen = set()
     for image, (file_name, height, width) in content.images.items():
@@ -154,7 +162,8 @@ def _read_file(path) -> _Annotations:
             f"the images are {', '.join(list(images)[:3]) or '(none)'}. Correct `image_id`."
         )
     ordered = {category: categories[category] for category in sorted(categories, key=_id_order)}
-    return _Annotations(path, ordered, images, shapes, unmatched, ignored)
+    background = next((category for category, name in ordered.items() if is_background(name)), None)
+    return _Annotations(path, ordered, images, shapes, unmatched, ignored, background)
 
 
 def _is_ignored(category, entry):

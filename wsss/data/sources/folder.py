@@ -70,6 +70,8 @@ def read_folder(
     for path, row in chosen:
         split = row.split or ("val" if hash_fraction(ids[path]) < (val_fraction or 0) else "train")
         items.append(ListedImage(ids[path], split, row.labels, paths[path], mask_paths.get(stem(path))))
+    if masks and items and not any(item.mask for item in items):
+        raise UserError(_no_mask_fits(masks, mask_paths, ids))
     notes = [*table.notes]
     if table.unused_columns:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in table.unused_columns.items())
@@ -176,7 +178,9 @@ def _draw(shapes):
     try:
         return coco.draw_mask(shapes)
     except (ValueError, TypeError, IndexError, KeyError) as error:
-        raise BadImage("mask_corrupt", f"Its shapes cannot be drawn: {error}.", "Correct them.") from error
+        raise BadImage(
+            "mask_corrupt", f"Its shapes cannot be drawn: {str(error).rstrip('.')}.", "Correct them."
+        ) from error
 
 
 def _match(rows, paths):
@@ -239,6 +243,14 @@ def _list_files(folder, flag, excluded=None):
     if not listing.paths:
         raise UserError(f"`{flag}` must be a folder with files in it. Received: {folder}.")
     return listing
+
+
+def _no_mask_fits(folder, mask_paths, ids):
+    there = f"there is {os.path.basename(min(mask_paths.values()))}, but no" if mask_paths else "there is no"
+    return (
+        f"None of the images has a mask in {folder}: {there} {min(ids.values())}.png. "
+        "Name the masks as the images."
+    )
 
 
 def _same_folder(one, other):

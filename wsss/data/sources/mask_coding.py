@@ -282,14 +282,49 @@ def _find_values(masks, classes):
     return {}
 
 
+def _check_shift(masks, class_names):
+    """Refuses masks that show just the tags, of 9 in 10 images, if each number is one more or one less."""
+    tagged = [mask for mask in masks if mask.tags]
+
+    def agreeing(shift):
+        shown = (frozenset(value + shift for value in mask.values if value != IGNORE) for mask in tagged)
+        return sum(numbers - {0} == mask.tags for numbers, mask in zip(shown, tagged))
+
+    for shift, first in ((1, 0), (-1, 2)):
+        count = agreeing(shift)
+        if count > 1 and 10 * count >= 9 * len(tagged) and count > agreeing(0):
+            raise UserError(
+                f"The numbers in the masks seem to be off by one: {count} of {len(tagged)} images show their "
+                f"tags if {first} is the first class, {class_names[0]}. {_REMEDY}"
+            )
+
+
+def _check_one_number(masks, class_names):
+    """Refuses masks with one number for objects of several classes, as masks of foreground have."""
+    shown = frozenset().union(*(mask.values for mask in masks)) - {0, IGNORE}
+    if len(shown) != 1 or not shown <= set(range(1, len(class_names) + 1)):
+        return
+    (number,) = shown
+    others = [mask for mask in masks if number in mask.values and mask.tags and number not in mask.tags]
+    if others:
+        tags = ", ".join(class_names[tag - 1] for tag in sorted(others[0].tags))
+        raise UserError(
+            f"The masks hold one number alone, {number} ({class_names[number - 1]}), also without its tag, "
+            f"such as {others[0].image_id}, tagged {tags}: they do not tell the classes apart. {_REMEDY}"
+        )
+
+
 def _check_against_tags(masks, class_names):
     """Refuses masks whose numbers are not those of the tags.
 
     An image contradicts where its mask shows a class that is no tag and lacks one that is.
 
     Raises:
-        UserError: most images contradict, or most of those with one class, which no mask of theirs shows.
+        UserError: most images contradict, or most of those with one class, which no mask of theirs shows; or
+            the numbers count from another one, or do not tell the classes apart.
     """
+    _check_shift(masks, class_names)
+    _check_one_number(masks, class_names)
     checked, contradicting = [], []
     for mask in masks:
         shown = frozenset(value for value in mask.values if 0 < value <= len(class_names))

@@ -47,6 +47,8 @@ def read_voc(devkit: str, classes: str = "", images: str = "") -> Listing:
     """
     root = _find_root(devkit)
     photographs = _list_by_stem(images) if images else _list_by_stem(root, "JPEGImages")
+    if images and not photographs:
+        raise UserError(f"`--images` must be a folder with images in it. Received: {images}.")
     annotations = _list_by_stem(root, "Annotations", ".xml")
     lists = _read_lists(root, photographs.keys() | annotations.keys())
     masks: dict[str, str] = {}
@@ -208,6 +210,8 @@ def _read_tags(annotations, image_id):
         tree = _parse_xml(io.read_bytes(annotations[image_id]))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return (), ("wrongly_labelled", f"{name} is damaged: {error}.", "Copy it again.")
+    for element in tree.iter():  # a namespace says nothing here
+        element.tag = element.tag.rpartition("}")[2]
     names = {" ".join((element.findtext("name") or "").split()) for element in tree.iter("object")}
     return names - {""}, None
 
