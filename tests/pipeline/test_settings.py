@@ -96,4 +96,5 @@ def test_no_step_after_the_settings_sees_all_options():
         PACKAGE / "plan.py",
     ]
     found = {f"{path.stem}.{name}" for path in steps for name in takes_all_options(path)}
-    assert {name for name in found if not name.startswith("settings.")} == {"labeling.make_pseudo_labels"}
+    jobs = {"labeling.make_pseudo_labels", "relabeling.make_masks_anew"}
+    assert {name for name in found if not name.startswith("settings.")} == jobs
