@@ -4,6 +4,7 @@ Each step is one call of a program of this package, shown as the command that do
 """
 
 import dataclasses
+import json
 import shlex
 import sys
 import time
@@ -79,7 +80,7 @@ def draw(data: str, images: int) -> None:
     from wsss.data.dataset import open_collection
     from wsss.data.synthetic import write_synthetic_collection
 
-    call = f"write_synthetic_collection({data!r}, images={images})"
+    call = f"write_synthetic_collection({json.dumps(data)}, images={images})"  # the shell quotes it by '
     print("Draw scenes of textured objects, with tags and exact masks.")
     show([sys.executable, "-c", f"from wsss.data.synthetic import *; {call}"])
     if not io.exists(io.join(data, "dataset_info.json")):

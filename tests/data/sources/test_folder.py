@@ -347,6 +347,18 @@ def test_coco_is_listed_with_contiguous_classes(tmp_path):
     np.testing.assert_array_equal(mask, expected)
 
 
+def test_an_object_outside_the_image_is_unknown(tmp_path):
+    """Its polygons are those of the image before it was made smaller."""
+    far, square = [20, 20, 40, 20, 40, 40], [1, 1, 4, 1, 4, 4, 1, 4]
+    for polygons, expected in (([far], [255]), ([far, square], [0, 2]), ([[-9, 1, 0, 1, 0, 4]], [255])):
+        annotations = [{"image_id": 7, "category_id": 90, "segmentation": polygons}]
+        content = coco_content(annotations=annotations)
+        write(tmp_path, {"annotations/instances_train.json": content, "train/000008.jpg": IMAGE})
+        source = read_coco(str(tmp_path))
+        assert np.unique(draw_mask(source.items[0].mask)).tolist() == expected
+        assert len(source.notes) == (expected == [255])
+
+
 def test_a_category_of_the_background_is_no_class(tmp_path):
     categories = [{"id": 90, "name": "_background_"}, {"id": 3, "name": "car"}]
     content = coco_content(categories=categories)

@@ -116,7 +116,10 @@ def _list_split(content, split, folder, items, problems):
         else:
             seen.add(file_name)
             shapes = sorted(shapes, key=lambda shape: -shape[2])  # small ones on top
-            drawn = [[value[category], segmentation] for category, segmentation, _ in shapes]
+            drawn = [
+                [value[category], _within(segmentation, height, width)]
+                for category, segmentation, _ in shapes
+            ]
             labels = tuple(sorted({number[category] for category, _, _ in shapes if category in number}))
             mask = {"height": height, "width": width, "shapes": drawn}
             items.append(ListedImage(ids[file_name], split, labels, io.join(folder, file_name), mask))
@@ -258,6 +261,18 @@ def _usable_shapes(segmentation):
         for polygon in segmentation
     ]
     return polygons or [None]
+
+
+def _within(segmentation, height, width):
+    """The shapes of an object, or an unknown one if no polygon meets the image: it is of another size."""
+    if isinstance(segmentation, dict):
+        return segmentation
+    corners = [np.asarray(polygon, np.float64) for polygon in segmentation if polygon is not None]
+    meets = any(
+        xy[::2].min() < width and xy[::2].max() > 0 and xy[1::2].min() < height and xy[1::2].max() > 0
+        for xy in corners
+    )
+    return segmentation if meets or not corners else [None]
 
 
 def shape_area(segmentation: Any) -> float:
