@@ -15,6 +15,7 @@ import pytest
 from tests.pseudo_label_cases import FLAGS, label, make_records, tree
 from wsss.common import io
 from wsss.pipeline.output import Layout
+from wsss.pipeline.stages import write as write_stage
 from wsss.pipeline.stages.manifest import read_manifests
 from wsss.pseudo_labels import main
 
@@ -54,6 +55,20 @@ def test_a_run_goes_on_where_shards_are_missing(labels, run, tmp_path):
     (tmp_path / "labels" / "masks" / ".image_04.png.abc.unfinished").write_bytes(b"half")
     assert label(tmp_path / "labels", run) == 0
     assert tree(tmp_path / "labels") == tree(labels)
+
+
+@pytest.mark.parametrize("damage", [os.remove, lambda path: os.truncate(path, 0)], ids=["gone", "empty"])
+@pytest.mark.parametrize("lost", ["masks/image_01.png", "scores/image_01.npz", "*tfrecord-00001*"])
+def test_an_output_that_was_lost_is_made_again(run, tmp_path, capsys, lost, damage):
+    flags = ("--output_format", "tfrecord") if "tfrecord" in lost else ("--save_scores",)
+    assert label(tmp_path, run, *flags) == 0
+    content = tree(tmp_path)
+    (path,) = tmp_path.glob(lost)
+    damage(path)
+    capsys.readouterr()
+    assert label(tmp_path, run, *flags) == 0
+    assert "2 of 3 shards are done already" in capsys.readouterr().out
+    assert tree(tmp_path) == content
 
 
 def test_other_options_are_an_error_and_overwrite_redoes_all(labels, run, tmp_path, capsys):
@@ -135,9 +150,16 @@ def test_shards_finished_before_a_failure_are_not_labeled_again(
     kept = set().union(*(members[name] for name in whole))
     assert kept
 
-    again = []
+    again, write_file = [], write_stage._write
+
+    def write_again(layout, path, content):
+        again.append(path)
+        write_file(layout, path, content)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Layout, "scores", lambda layout, name: again.append(name) or write(layout, name))
+        patch.setattr(write_stage, "_write", write_again)
         assert label(interrupted, run, *flags) == 0
-    assert sorted(again) == sorted(set().union(*members.values()) - kept)
+    scores = Layout(str(interrupted)).scores
+    expected = [scores(image_id) for image_id in set().union(*members.values()) - kept]
+    assert sorted(path for path in again if path.endswith(".npz")) == sorted(expected)
     assert tree(interrupted) == tree(undisturbed)

@@ -1,5 +1,6 @@
 """Planning: shards without a current manifest are labeled, outputs without an image are removed."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,7 +54,8 @@ class Retired:
 
 
 def plan_job(shards: Sequence[InputShard], layout: Layout) -> Plan:
-    """Compares shards with the manifests; those that changed, or failed for a passing reason, are done again.
+    """Compares shards with the manifests; those that changed, failed for a passing reason, or whose
+    outputs were lost are done again.
 
     Manifests of shards that changed or are gone are removed, and what they stood for is remembered for
     `remove_retired`.
@@ -61,7 +63,11 @@ def plan_job(shards: Sequence[InputShard], layout: Layout) -> Plan:
     known = {shard.name: shard for shard in shards}
     finished, outdated = set(), []
     for manifest in stream_manifests(layout):
-        if manifest.shard in known and _is_current(manifest, known[manifest.shard]):
+        if (
+            manifest.shard in known
+            and _is_current(manifest, known[manifest.shard])
+            and _is_whole(manifest, layout)
+        ):
             finished.add(manifest.shard)
         else:
             outdated.append(replace(manifest, tally=Tally()))  # without the counts, which take much memory
@@ -125,6 +131,20 @@ def record_files(images: ImageShards, split: str) -> dict[str, str]:
 def _is_current(manifest: Manifest, shard: InputShard) -> bool:
     transient = any(failure.transient for failure in manifest.tally.failures)
     return manifest.source == shard.source and not transient
+
+
+def _is_whole(manifest: Manifest, layout: Layout) -> bool:
+    """Whether the outputs are there still and not empty; on `gs://` that would be a request for each."""
+    if io.is_remote(layout.root):
+        return True
+    if manifest.records is None:
+        paths = [layout.mask(image_id) for image_id in manifest.image_ids]
+    else:  # version 0.1.0 did not say which; a file without a record is empty
+        has_file = manifest.records.name and manifest.records.count
+        paths = [layout.path(manifest.records.name)] if has_file else []
+    if manifest.scores:
+        paths += [layout.scores(image_id) for image_id in manifest.image_ids]
+    return all(os.path.isfile(path) and os.path.getsize(path) for path in paths)
 
 
 def _retire(layout: Layout, outdated: Sequence[Manifest]) -> None:

@@ -35,6 +35,7 @@ def layout(tmp_path):
         tally = Tally(1, failed, pixels, (pixels > 0).astype(np.int64))
         image_id = f"image_{index}"
         made = Manifest(shard, f"hash {index}", tally, (image_id,), RecordFile(1, 1000, f"records-{index}"))
+        io.write_bytes(layout.path(f"records-{index}"), b"record")
         write_manifest(layout, made, [ImageRow(image_id)])
     return layout
 
