@@ -4,6 +4,7 @@ import _thread
 import errno
 import os
 import re
+import signal
 import tarfile
 
 import pytest
@@ -127,6 +128,15 @@ def test_a_job_that_failed_is_one_line_and_the_same_command_does_the_rest(
     assert 0 < len(again) < 12
 
 
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background may ignore Ctrl-C, as a shell asks of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_the_job(bucket, dataflow, capfd):
     dataflow.holds = True
     dataflow.on_poll = lambda: (setattr(dataflow, "on_poll", lambda: None), _thread.interrupt_main())
