@@ -73,21 +73,6 @@ def test_a_backbone_that_is_not_trained_stays_frozen_at_another_learning_rate():
     assert (filled.frozen_fraction, filled.optimizer, filled.learning_rate) == (1.0, "adamw", 0.01)
 
 
-def class_prior(images, **options):
-    return fill_in(TrainingOptions(data="shards", **options), collection(images)).class_prior
-
-
-def test_the_frequencies_of_the_tags_are_part_of_the_scores_of_frozen_features():
-    assert class_prior(FEW_IMAGES - 1) == "yes"
-    assert class_prior(FEW_IMAGES) == "no"
-    assert class_prior(900, train_backbone="no") == class_prior(900, frozen_fraction=1.0) == "yes"
-    assert class_prior(10, frozen_fraction=1.0, model="affinity") == "no"
-    assert class_prior(10, frozen_fraction=1.0, class_prior="no") == "no"
-    assert class_prior(900, class_prior="yes") == "yes"
-    assert class_prior(10, **preset_values("seam")) == "no"
-    assert fill_in(TrainingOptions(), None).class_prior == "no"
-
-
 @pytest.mark.parametrize(
     "given",
     [

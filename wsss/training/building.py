@@ -83,7 +83,7 @@ def make_model(
         options: `TrainingOptions`.
         classes: number of classes, without background.
         backbone: `Backbone`, made under the same scope.
-        tag_logits: log-odds of the frequencies of the tags `(classes,)`, of `--class_prior yes`.
+        tag_logits: log-odds of the frequencies of the tags `(classes,)`, of `--class_prior`.
 
     Raises:
         UserError: the model needs stages that the backbone does not have.

@@ -80,7 +80,7 @@ class _Attempt:
         self._steps = steps_per_epoch(collection, options.split, options.batch_size)
         with strategy.scope():
             self._backbone = building.make_backbone(options)
-            logits = baseline.logits if options.class_prior == "yes" else None
+            logits = baseline.logits if options.class_prior else None
             self._model = building.make_model(options, len(collection.class_names), self._backbone, logits)
             factor = RESTART_FACTOR**progress.restarts
             total_steps = self._steps * options.passes

@@ -92,12 +92,10 @@ class TrainingOptions(cli.Options):
         "fewer than 100 images, if none of the four is given",
         choices=("auto", "yes", "no"),
     )
-    class_prior: str = cli.option(
-        "auto",
+    class_prior: bool = cli.option(
+        False,
         "of models that learn from tags: add to the class scores, not to the maps, the log-odds of the "
-        "frequency of each tag, so that maps need not learn which tags are rare; auto: yes where "
-        "--frozen_fraction is 1, as it is of few images",
-        choices=("auto", "yes", "no"),
+        "frequency of each tag; ranks images better, but leaves the scores of rare tags below 0.5",
     )
     freeze_batch_norm: bool = cli.option(True, "keep statistics, scale and offset of pretrained batch norms")
     dropout: bool = cli.option(True, "use the dropout of backbones and heads that have one")
@@ -248,7 +246,7 @@ class TrainingOptions(cli.Options):
             raise UserError(
                 f"--masks is for the models affinity, irn and deeplab; {self.model} learns from tags."
             )
-        if self.class_prior == "yes" and self.learns_from_masks:
+        if self.class_prior and self.learns_from_masks:
             raise UserError(
                 f"--class_prior is for models that learn from tags; {self.model} learns from masks."
             )

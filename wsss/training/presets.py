@@ -42,7 +42,6 @@ class Preset:
         view_size: side of the second view in pixels, in place of `view_scale`.
         background_threshold: constant background score when masks are made.
         head: of a segmentation network; None of other models.
-        class_prior: whether the frequencies of the tags are part of the class scores.
         mixed_precision: number format; published numbers are those of float32.
         source: where the numbers stand.
     """
@@ -72,7 +71,6 @@ class Preset:
     view_size: int | None = None
     background_threshold: float = 0.26
     head: str | None = None
-    class_prior: Literal["no"] = "no"
     mixed_precision: Literal["none"] = "none"
     source: str = ""
 

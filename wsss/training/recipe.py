@@ -44,19 +44,10 @@ def fill_in(options: TrainingOptions, collection: Collection | None) -> Training
         collection: what is trained on; None: the built-in one.
     """
     if collection is None:
-        epochs = options.epochs or BUILT_IN["epochs"]
-        return dataclasses.replace(options, epochs=epochs, class_prior=_choose_class_prior(options))
+        return dataclasses.replace(options, epochs=options.epochs or BUILT_IN["epochs"])
     images = sum(collection.shard_lengths.get(options.split, ()))
     epochs = options.epochs or choose_epochs(images, options.batch_size)
-    options = dataclasses.replace(options, epochs=epochs, **_frozen_values(options, images))
-    return dataclasses.replace(options, class_prior=_choose_class_prior(options))
-
-
-def _choose_class_prior(options):
-    """Whether the frequencies of the tags are part of the scores: of frozen features, which have no bias."""
-    if options.class_prior != "auto":
-        return options.class_prior
-    return "yes" if options.frozen_fraction == 1 and not options.learns_from_masks else "no"
+    return dataclasses.replace(options, epochs=epochs, **_frozen_values(options, images))
 
 
 def _frozen_values(options, images):

@@ -36,7 +36,7 @@ _BEFORE = {
     "masks": "",
     "head": "deeplabv3plus",
     "train_backbone": "auto",
-    "class_prior": "no",
+    "class_prior": False,
 }
 _NUMBER_FORMATS = ("auto", "none", "float16", "bfloat16")
 _BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
