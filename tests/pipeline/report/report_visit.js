@@ -49,6 +49,21 @@ seen.sorted = classes.tBodies[0].rows[0].cells[0].textContent;
 const named = (each) => (each.textContent + (each.getAttribute("aria-label") || "") + (each.closest("label") || "")).trim() !== "";
 seen.unnamed = [...document.querySelectorAll("button, select, input, [role=img]")].filter((each) => !named(each)).length;
 seen.without_alt = [...document.querySelectorAll("img:not([alt])")].length;
+// Contrast of texts with what is behind them, by WCAG 2.1; of those that are shown.
+const numbers = (color) => color.match(/[\d.]+/g).map(Number);
+const luminance = (color) => numbers(color).slice(0, 3).map((each) => each / 255)
+  .map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, each, index) => sum + each * [0.2126, 0.7152, 0.0722][index], 0);
+const behind = (each) => { for (let at = each; at; at = at.parentElement) { const color = getComputedStyle(at).backgroundColor;
+if (numbers(color)[3] !== 0) return color;
+} return "rgb(255, 255, 255)"; };
+const texts = [...document.querySelectorAll("main *")].filter((each) =>
+  each.getClientRects().length && !each.closest(".panels, option") && [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim()));
+seen.contrast = Math.min(...texts.map((each) => { const style = getComputedStyle(each);
+const pair = [luminance(each.ownerSVGElement ? style.fill : style.color), luminance(behind(each))].sort((a, b) => b - a);
+return (pair[0] + 0.05) / (pair[1] + 0.05);
+}));
+seen.unreachable = [...document.querySelectorAll("main button, main select, main input, .wide")].filter((each) => each.tabIndex < 0).length;
 seen.title = document.title;
 seen.width = document.documentElement.scrollWidth;
 seen.inner = innerWidth;

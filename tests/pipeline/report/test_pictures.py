@@ -177,6 +177,31 @@ def test_a_hundred_thousand_images_have_a_page_no_larger(tmp_path):
     assert len(io.read_bytes(large)) < 1.1 * len(io.read_bytes(small)) < 2_000_000
 
 
+@pytest.mark.parametrize(("classes", "each"), [(3, 4), (60, 2)])
+def test_the_worst_and_the_best_of_each_class_are_shown(classes, each):
+    shown = ShownImages()
+    for index in range(600):
+        row = ImageRow(f"{index:03d}", tags=(index % classes,), iou=index / 600, picture="rated")
+        shown.add(row, 0.5, "train-0")
+    places = {
+        entry["groups"]["of_class"]: entry["id"] for entry in shown.to_json() if "of_class" in entry["groups"]
+    }
+    ids = [places[place] for place in sorted(places)]
+    assert len(ids) == classes * each
+    last = 600 - classes
+    expected = {4: ["000", "003", f"{last:03d}", f"{last - 3:03d}"], 2: ["000", f"{last:03d}"]}[each]
+    assert ids[:each] == expected
+
+
+def test_images_without_truth_are_ordered_by_quality_within_their_predicted_class():
+    shown = ShownImages()
+    for index, quality in enumerate((0.9, 0.1, 0.5)):
+        shown.add(ImageRow(str(index), predicted=(7,), picture="rated"), quality, "train-0")
+    worst, best = shown.classes[7]
+    assert [entry.image_id for entry in worst] == ["1", "2"]
+    assert [entry.image_id for entry in best] == ["0", "2"]
+
+
 def in_browser(page, tmp_path, width):
     """What `report_visit.js` saw on a page, in a headless browser with a window of this width."""
     path = tmp_path / "page.html"
@@ -209,6 +234,8 @@ def test_a_person_finds_sees_and_enlarges_pictures_in_a_browser(page, tmp_path, 
     assert (seen["mask"], seen["cam"], seen["truth"], seen["none"]) == (1, 1, 1, 0)
     assert seen["opacity"] == "0.25"
     assert seen["next"] != seen["name"]
+    assert seen["contrast"] >= 4.5  # of WCAG 2.1, level AA
+    assert seen["unreachable"] == 0
     assert seen["sorted"] == "dog"  # the last by name
     assert seen["unnamed"] == seen["without_alt"] == 0
     assert seen["title"] != "run"

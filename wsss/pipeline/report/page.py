@@ -182,7 +182,7 @@ def _tags_of(counts: TagCounts | None) -> dict[str, Any]:
 def _confused(metrics: Metrics | None, name: str) -> str:
     found = metrics.confused_with.get(name, {}) if metrics else {}
     largest_first = sorted(found.items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{other} {100 * fraction:.0f} %" for other, fraction in largest_first)
+    return ", ".join(f"{other} {100 * fraction:.0f}\N{NO-BREAK SPACE}%" for other, fraction in largest_first)
 
 
 def _percent(value: float) -> str:
