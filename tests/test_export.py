@@ -324,3 +324,16 @@ def test_an_export_that_was_killed_leaves_nothing_beside_the_next_one(photograph
     io.write_text(left, "half of it")
     export(*command)
     assert not left.exists()
+
+
+def test_photographs_that_were_elsewhere_are_asked_for(photographs, capsys):
+    root, _ = photographs
+    options = io.read_json(root / "labels" / "options.json")
+    options["options"]["data"] = "images"  # relative to where the labels were made
+    io.write_json(root / "labels" / "options.json", options)
+    command = (root / "labels", "--format", "voc", "--output", root / "out")
+    export(*command, code=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "made of `images`, which is not found from here" in line
+    assert not (root / "out").exists()
+    export(*command, "--images", root / "images")

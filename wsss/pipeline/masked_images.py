@@ -120,9 +120,17 @@ def _find_images(labels, images, data, recorded):
         return images, data
     if not recorded:
         raise UserError(f"{labels} holds masks alone: say where the photographs are by --images or --data.")
-    if io.exists(io.join(recorded, _INFO)) or not (io.is_remote(recorded) or io.exists(recorded)):
-        return "", recorded  # a collection, or the name of one
-    return recorded, ""
+    if not io.exists(io.join(recorded, _INFO)):
+        if io.is_remote(recorded) or io.exists(recorded):
+            return recorded, ""
+        try:
+            open_collection(recorded)  # by the name of a data set of TFDS
+        except UserError:
+            raise UserError(
+                f"{labels} was made of `{recorded}`, which is not found from here. Say where it is by "
+                "`--data`, or where the photographs are by `--images`."
+            ) from None
+    return "", recorded
 
 
 def _of_collection(path, split, classes):
