@@ -7,11 +7,11 @@ this process, from the bytes that the program left in the bucket.
 import contextlib
 import json
 import re
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from http import HTTPStatus, server
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +70,21 @@ class DataflowEmulator:
             self.on_poll()
         return 200, job.as_json()
 
+    def end_jobs(self) -> None:
+        """Cancels what still runs, and waits for the threads in which Beam asks for the state of a job.
+
+        One that was left would ask on, and draw from Python's `random` between its attempts: the seeds of
+        networks that later tests make.
+        """
+        for job in self.jobs:
+            if job.state == "JOB_STATE_RUNNING":
+                job.state = "JOB_STATE_CANCELLED"
+        self.on_poll = lambda: None
+        for thread in threading.enumerate():
+            if "poll_for_job_completion" in thread.name:
+                thread.join(timeout=60)
+                assert not thread.is_alive(), f"{thread.name} does not end"
+
     def _create(self, body):
         if self.refusal:
             return self.refusal[0], _error(*self.refusal)
@@ -98,7 +113,7 @@ class EmulatedJob:
         graph = io.read_bytes(self.options["pipelineUrl"])
         self.graph = beam_runner_api_pb2.Pipeline.FromString(graph)
         self.state, self.messages = "JOB_STATE_RUNNING", []
-        self.thread = Thread(target=self._run, daemon=True)
+        self.thread = threading.Thread(target=self._run, daemon=True)
 
     def as_json(self) -> dict[str, Any]:
         """What the service says of it."""
@@ -146,7 +161,7 @@ def emulated_dataflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowEmula
 
     with server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         emulator = DataflowEmulator(http.server_port)
-        thread = Thread(target=http.serve_forever, daemon=True)
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
         thread.start()
         sleep = dataflow_runner.time.sleep
         quick = SimpleNamespace(**{**vars(dataflow_runner.time), "sleep": lambda _: sleep(0.1)})
@@ -154,6 +169,7 @@ def emulated_dataflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataflowEmula
         try:
             yield emulator
         finally:
+            emulator.end_jobs()
             http.shutdown()
             thread.join()
 
