@@ -78,7 +78,10 @@ def train(*flags):
     from wsss.train import main
     from wsss.training.run_dir import _BEFORE
 
-    as_before = [text for name, value in _BEFORE.items() for text in (f"--{name}", str(value))]
+    values = {
+        name: value for name, value in _BEFORE.items() if value is not False
+    }  # flags that are not given
+    as_before = [text for name, value in values.items() for text in (f"--{name}", str(value))]
     return main([*TRAIN, *as_before, *flags])
 
 
