@@ -91,6 +91,7 @@ def test_weights_alone_fit_the_backbone(seam_tensors, tmp_path):
         np.testing.assert_array_equal(value, seam_tensors[name])
 
 
+@pytest.mark.slow
 def test_a_converted_resnet_is_a_backbone_of_any_stride(tmp_path):
     strided = build_network("resnet50", width=WIDTH)
     source = write_torch(tmp_path / "resnet50.pth", random_tensors(strided))

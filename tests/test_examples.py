@@ -25,7 +25,7 @@ MODULES = [
 
 def _takes_long(name):
     """Whether a module's examples train, or build a large network."""
-    return name.startswith(("wsss.models", "wsss.backbones.applications"))
+    return name.startswith(("wsss.models", "wsss.backbones.applications", "wsss.training.checkpointing"))
 
 
 @pytest.mark.parametrize(

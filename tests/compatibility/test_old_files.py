@@ -134,7 +134,8 @@ def test_an_h5_file_and_its_config_give_the_recorded_outputs(model_class):
     assert_recorded(f"{name}_h5", outputs, IMAGES[:, :28, :28, :1])
 
 
-@pytest.mark.parametrize("name", [pytest.param("seam", marks=pytest.mark.slow), "pixel2prototype_dilated"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seam", "pixel2prototype_dilated"])
 def test_a_compiled_model_trains_on(name):
     model = keras.models.load_model(OLD / "models" / f"{name}.keras")
     labels = np.eye(2, 3, dtype="float32")
