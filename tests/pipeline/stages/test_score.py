@@ -90,3 +90,10 @@ def test_a_truth_of_another_size_is_refused(tallies):
     )
     with pytest.raises(ValueError, match="differ in shape"):
         tally_image(scored, 4)
+
+
+@pytest.mark.parametrize("counts", ["x", [1], 3, None])
+def test_counts_that_are_no_object_are_refused(counts):
+    state = {**Tally().state(), "class_pixels": {"shape": [4], "counts": counts}}
+    with pytest.raises(TypeError, match="counts that are no object"):
+        Tally.from_state(state)

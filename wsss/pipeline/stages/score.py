@@ -150,10 +150,12 @@ def _counts(value):
         return np.asarray(value, np.int64)
     if not isinstance(value, dict):
         return value
-    shape, places = tuple(value["shape"]), [int(place) for place in value["counts"]]
-    size = math.prod(shape)
+    shape, known = tuple(value["shape"]), value["counts"]
+    if not isinstance(known, dict):
+        raise TypeError(f"counts that are no object: {known!r:.40}")
+    places, size = [int(place) for place in known], math.prod(shape)
     if size > _MOST_COUNTS or not all(0 <= place < size for place in places):
         raise ValueError(f"counts of shape {shape}, or outside of it")
     counts = np.zeros(size, np.int64)
-    counts[places] = list(value["counts"].values())
+    counts[places] = list(known.values())
     return counts.reshape(shape)
