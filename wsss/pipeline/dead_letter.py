@@ -42,7 +42,7 @@ class Failure(NamedTuple):
     Attributes:
         shard: name of the shard that holds the image.
         image_id: the image, or the shard itself where a record has no readable id.
-        stage: `read`, `decode`, `predict`, `refine`, `score` or `write`.
+        stage: `read`, `decode`, `predict` or, of stored scores, `scores`; `refine`, `score` or `write`.
         reason: one line, the same in every run.
         transient: whether another run may succeed: the file was missing, or memory ran out.
     """

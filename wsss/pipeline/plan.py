@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from wsss.common import io
 from wsss.common.schema import Fields
 from wsss.data.dataset import shard_name
 from wsss.pipeline.output import RESULTS, Layout
-from wsss.pipeline.stages.manifest import Manifest, stream_manifests
+from wsss.pipeline.stages.manifest import Manifest, stream_manifests, without_counts
 from wsss.pipeline.stages.read import ImageShards, InputShard
-from wsss.pipeline.stages.score import Tally
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def plan_job(shards: Sequence[InputShard], layout: Layout) -> Plan:
         ):
             finished.add(manifest.shard)
         else:
-            outdated.append(replace(manifest, tally=Tally()))  # without the counts, which take much memory
+            outdated.append(without_counts(manifest))
     if outdated:
         _retire(layout, outdated)
     if outdated or len(finished) < len(shards):  # they are about other labels than there are to be

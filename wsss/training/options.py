@@ -8,6 +8,7 @@ from wsss.common import cli
 from wsss.common.errors import UserError
 from wsss.training.presets import PRESETS, preset
 
+NUMBER_FORMATS = ("auto", "none", "float16", "bfloat16")
 _crop_size = cli.Number(int, lambda value: value >= 16, "a whole number, at least 16")
 _seed = cli.Number(int, lambda value: 0 <= value < 2**31, "a whole number in [0, 2147483647]")
 
@@ -216,7 +217,7 @@ class TrainingOptions(cli.Options):
     mixed_precision: str = cli.option(
         "auto",
         "number format of activations; auto: bfloat16 on accelerators that have it, else none (float32)",
-        choices=("auto", "none", "float16", "bfloat16"),
+        choices=NUMBER_FORMATS,
     )
     jit_compile: bool | None = cli.option(
         None, "compile the training step with XLA (default: on an accelerator with one replica)"

@@ -20,7 +20,7 @@ from wsss.common.errors import UserError
 from wsss.common.output_folder import OutputFolder, claim
 from wsss.common.schema import Fields
 from wsss.data.dataset import Collection
-from wsss.training.options import TrainingOptions
+from wsss.training.options import NUMBER_FORMATS, TrainingOptions
 
 RUNS = "runs"
 _PACKAGES = ("wsss", "tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -38,7 +38,6 @@ _BEFORE = {
     "train_backbone": "auto",
     "class_prior": False,
 }
-_NUMBER_FORMATS = ("auto", "none", "float16", "bfloat16")
 _BY_DEVICE = {"mixed_precision": "auto", "jit_compile": None}
 
 
@@ -207,8 +206,8 @@ def _read_config(path):
     fields = Fields(config, path, remedy)
     found = {name: fields.get(name, dict, {}) for name in ("options", "device")}
     for settings in (Fields(each, path, remedy) for each in found.values()):
-        if settings.get("mixed_precision", str, "none") not in _NUMBER_FORMATS:
-            raise settings.error(f"`mixed_precision` must be one of {', '.join(_NUMBER_FORMATS)}")
+        if settings.get("mixed_precision", str, "none") not in NUMBER_FORMATS:
+            raise settings.error(f"`mixed_precision` must be one of {', '.join(NUMBER_FORMATS)}")
         settings.get("jit_compile", bool, None)
         settings.get("steps_per_execution", int, None)
     return {**config, **found, "class_names": list(fields.texts("class_names", ()))}

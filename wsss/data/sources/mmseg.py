@@ -5,7 +5,7 @@ from typing import Any
 from wsss.common import io
 from wsss.common.errors import UserError
 from wsss.data.images import is_image
-from wsss.data.sources.base import ListedImage, Listing, Problem, as_class_names
+from wsss.data.sources.base import ListedImage, Listing, Problem, as_class_names, is_background
 from wsss.data.sources.files import list_by_split
 from wsss.data.sources.folder import classes_unknown, read_class_names
 from wsss.data.sources.mask_coding import tags_of_masks
@@ -86,7 +86,7 @@ def _read_metainfo(directory):
     if not isinstance(names, list):
         raise UserError(f"{path} must hold `classes`, a list of names with the background first.")
     names = as_class_names(names, path)
-    if len(names) < 2 or names[0].lower().strip("_") != "background":
+    if len(names) < 2 or not is_background(names[0]):
         raise UserError(
             f"{path}: the first class must be the background, number 0 of the masks. Received: "
             f"{names[0]}. Masks of `reduce_zero_label` are not read."

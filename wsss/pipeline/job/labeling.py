@@ -116,9 +116,7 @@ def carry_out(
         announce,
     )
     files = record_files(inputs.images, settings.images.split) if output.format == "tfrecord" else None
-    pictures = math.ceil(
-        settings.images.previews / max(1, len(shards))
-    )  # of all shards: as many as asked for
+    pictures = math.ceil(settings.images.previews / max(1, len(shards)))  # of each shard, at least
     writing = WriteSettings(
         *(layout, len(inputs.class_names) + 1, files, output.scores, pictures),
         repeats=repeats_bundles(beam_argv),

@@ -9,7 +9,7 @@ from typing import Any
 from wsss.common.errors import UserError
 from wsss.common.output_folder import claim, same_place
 from wsss.pipeline.job.labeling import carry_out
-from wsss.pipeline.job.score_folder import open_scores
+from wsss.pipeline.job.score_folder import open_scores, settings_of_scores
 from wsss.pipeline.job.settings import resolve
 from wsss.pipeline.options import MASK_OPTIONS, LabelOptions
 from wsss.pipeline.output import OWNED, LabelSettings
@@ -50,7 +50,7 @@ def options_of_relabeling(labels: str, **given: Any) -> LabelOptions:
     in_place = same_place(output, labels)
     if in_place and given.get("overwrite"):
         claim(labels, "pseudo_labels", owned=OWNED)  # puts masks in place that a stopped run had ready
-    made_with = open_scores(labels).made_with
+    made_with = settings_of_scores(labels)
     recorded = _recorded_values(made_with, labels)
     before = dict(recorded)
     if any(given.get(name) is not None for name in ("background_threshold", "background_alpha")):

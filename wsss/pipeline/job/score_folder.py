@@ -79,8 +79,17 @@ def open_scores(path: str) -> ScoreFolder:
     Raises:
         UserError: there are none.
     """
-    marker, layout = read_marker(path), Layout(path)
-    options = layout.path("options.json")
+    made_with = settings_of_scores(path)
+    return ScoreFolder(Layout(path), made_with, read_manifests(Layout(path)))
+
+
+def settings_of_scores(path: str) -> LabelSettings:
+    """What the labels of a folder with scores were made with; no manifest is read.
+
+    Raises:
+        UserError: there are no scores.
+    """
+    marker, options = read_marker(path), Layout(path).path("options.json")
     if marker is None or marker.kind != "pseudo_labels" or not io.exists(options):
         raise UserError(f"{path} holds no pseudo labels that wsss wrote. Name the output of `pseudo_labels`.")
     made_with = LabelSettings.from_json(io.read_json(options), options)
@@ -89,7 +98,7 @@ def open_scores(path: str) -> ScoreFolder:
             f"{path} holds no scores: its labels were made without `--save_scores`. Label with it once: "
             "masks can then be made anew without the model."
         )
-    return ScoreFolder(layout, made_with, read_manifests(layout))
+    return made_with
 
 
 def reusable_scores(settings: JobSettings) -> ScoreFolder | None:
@@ -98,17 +107,18 @@ def reusable_scores(settings: JobSettings) -> ScoreFolder | None:
     Labels that are to be replaced by the very same ones are wanted anew, from the model.
     """
     output = settings.output
-    if not output.overwrite or not io.exists(Layout(output.path).path("options.json")):
+    if not output.overwrite:
         return None
     try:
-        found = open_scores(output.path)
+        made_with = settings_of_scores(output.path)
+        recorded = made_with.options
+        changed = {
+            name
+            for name, value in output.recorded.items()
+            if name not in _PLACES and name in recorded and recorded[name] != value
+        }
+        is_same_model = made_with.model_hash == settings.model.model_hash
+        can_be_reused = is_same_model and changed and changed.issubset(MASK_OPTIONS)
+        return open_scores(output.path) if can_be_reused else None
     except UserError:
         return None
-    recorded = found.made_with.options
-    changed = {
-        name
-        for name, value in output.recorded.items()
-        if name not in _PLACES and name in recorded and recorded[name] != value
-    }
-    is_same_model = found.made_with.model_hash == settings.model.model_hash
-    return found if is_same_model and changed and changed.issubset(MASK_OPTIONS) else None

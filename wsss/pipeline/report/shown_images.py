@@ -35,12 +35,14 @@ class ShownImages:
     """Picks images of which a picture is at hand, one row after the other.
 
     Attributes:
-        groups: by the name of a group, the images in the order in which they are shown.
+        groups: by name, but for that of all classes, the images in the order in which they are shown.
         classes: by 0-based class id, the images with the lowest and those with the highest IoU, or quality
             where there is no truth; they make up the group of all classes.
     """
 
-    groups: dict[str, list[_Entry]] = field(default_factory=lambda: {name: [] for name in GROUPS})
+    groups: dict[str, list[_Entry]] = field(
+        default_factory=lambda: {name: [] for name in GROUPS if name != OF_CLASS}
+    )
     classes: dict[int, tuple[list[_Entry], list[_Entry]]] = field(default_factory=dict)
 
     def add(self, row: ImageRow, quality: float | None, shard: str) -> None:

@@ -190,12 +190,19 @@ def read_ahead(read: Callable[[str], Any], paths: Iterable[str]) -> Iterator[tup
 
 
 def read_manifests(layout: Layout) -> dict[str, Manifest]:
-    """The manifests of all finished shards, by the shard's name, all in memory; see `stream_manifests`.
+    """The manifests of all finished shards, by the shard's name; without counts, which take much memory.
+
+    Of a tally the failures are left; `stream_manifests` gives all of it.
 
     Raises:
         UserError: a manifest is damaged.
     """
-    return {manifest.shard: manifest for manifest in stream_manifests(layout)}
+    return {each.shard: without_counts(each) for each in stream_manifests(layout)}
+
+
+def without_counts(manifest: Manifest) -> Manifest:
+    """A manifest that is kept in memory: of its tally the failures are left."""
+    return replace(manifest, tally=Tally(failures=manifest.tally.failures))
 
 
 def written_files(folder: str) -> list[str] | None:
